@@ -1,0 +1,98 @@
+# Every target makes what it needs, from a bare checkout on. Nothing is installed outside .venv
+# but system packages, and those only by root on Debian; else the one command is named.
+#
+#   make demo       everything on loopback with real traffic        make test       the suite
+#   make bench      figures of this machine                         make fuzz       longer, random
+#   make lint       ruff                make typecheck   mypy, stubtest
+#   make sanitize   the native parts under ASan and UBSan           make clean      back to sources
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+# `make fuzz FUZZ=10` tries ten times as much.
+FUZZ ?= 1
+BENCH_CONNECTIONS ?= 64
+BENCH_SECONDS ?= 10
+
+NATIVE := $(wildcard core_ext/*.pyx core_ext/*.pxd bench/*/*.pyx bench/*/*.pxd)
+# The requirements of one extra, as pip takes them; so that installing them builds nothing anew.
+EXTRA = $(PY) -c "import sys, tomllib; \
+	project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+	print('\n'.join(project['optional-dependencies'][sys.argv[1]]))"
+STUBBED = $(subst /,.,$(basename $(wildcard core_ext/*.pyx bench/*/*.pyx)))
+
+.PHONY: demo test bench lint typecheck fuzz sanitize reference clean native
+.DEFAULT_GOAL := test
+
+demo: $(VENV)/native
+	$(BIN)/troncal demo
+
+test: $(VENV)/native $(VENV)/test
+	$(PY) -m pytest
+
+bench: $(VENV)/native $(VENV)/test
+	$(PY) -m pytest bench --benchmark-enable --benchmark-disable-gc --benchmark-min-rounds=30
+	$(BIN)/troncal bench cash-out --connections $(BENCH_CONNECTIONS) --seconds $(BENCH_SECONDS)
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(VENV)/native $(VENV)/test $(VENV)/dev
+	$(BIN)/mypy
+	$(PY) -m mypy.stubtest $(STUBBED)
+
+fuzz: $(VENV)/native $(VENV)/test
+	TRONCAL_FUZZ=$(FUZZ) $(PY) -m pytest tests/unit tests/protocols tests/flows -q --timeout=1200
+
+# A build of its own, so that the usual one stays. Python's own allocations drown the leak checker
+# and hide overflows, hence the two switches.
+sanitize: $(VENV)/native $(VENV)/test
+	rm -rf build/sanitize && mkdir -p build/sanitize
+	cp -R core_ext protocols switch bench tests setup.py pyproject.toml README.md LICENSE \
+		build/sanitize/
+	find build/sanitize -name '*.so' -delete
+	cd build/sanitize && TRONCAL_SANITIZE=1 \
+		../../$(PY) setup.py -q build_ext --inplace -j $(JOBS)
+	cd build/sanitize && \
+		LD_PRELOAD="$$(gcc -print-file-name=libasan.so):$$(gcc -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
+		../../$(PY) -m pytest -q --timeout=1200 tests/unit tests/protocols
+
+# The table of all keys at the end of the documentation, from the code.
+reference: $(VENV)/native
+	sed -i '/^## All keys/q' docs/configuration.md
+	$(PY) -c "from switch import config; print('\n' + config.reference(), end='')" \
+		>> docs/configuration.md
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache \
+		.benchmarks .coverage* .demo
+	find core_ext protocols switch bench tests -name __pycache__ -prune -exec rm -rf {} +
+	find core_ext bench \( -name '*.so' -o -name '*.c' \) -delete
+
+native: $(VENV)/native
+
+# The stamps. `installed`: the venv and what we run on, our packages linked to this checkout. Native
+# modules are left to the next rule: pip would build them in a place of its own, every time anew.
+$(VENV)/installed: pyproject.toml setup.py
+	@PYTHON="$(PYTHON)" sh tools/system-packages
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check "setuptools>=77" "Cython>=3.1,<4"
+	TRONCAL_ONLY=none $(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -e .
+	@touch $@
+
+# What is older than its sources.
+$(VENV)/native: $(VENV)/installed $(NATIVE)
+	$(PY) setup.py -q build_ext --inplace -j $(JOBS)
+	@touch $@
+
+$(VENV)/test: $(VENV)/installed
+	$(EXTRA) test | $(BIN)/pip install -q --disable-pip-version-check -r /dev/stdin
+	@touch $@
+
+$(VENV)/dev: $(VENV)/installed
+	$(EXTRA) dev | $(BIN)/pip install -q --disable-pip-version-check -r /dev/stdin
+	@touch $@

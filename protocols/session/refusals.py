@@ -1,0 +1,119 @@
+"""What the session answers by itself to a frame that is authentic but makes no sense."""
+
+from typing import Any
+
+from msgspec import UNSET, Struct
+
+from protocols.codes import CODES, KEY_OF_CODE, answer_text
+from protocols.messages import (
+    NO_ENTREGUE,
+    NO_RECIBA,
+    Answer,
+    CashOut,
+    Deposit,
+    Error,
+    Message,
+    NetworkAnswer,
+)
+from protocols.session.vocabulary import (
+    ANSWERS,
+    DECODE_ERRORS,
+    Encoding,
+    Head,
+    Side,
+    Vocabulary,
+    decoder_of,
+    field_of,
+    operations,
+)
+
+_NUMBER_MAX = {"trace": 999_999, "id": 2**63 - 1}
+_NUMBER_MIN = {"trace": 1, "id": 0}
+_INSTRUCTIONS: dict[type[Message], str] = {CashOut: NO_ENTREGUE, Deposit: NO_RECIBA}
+
+
+class BadRequest(Struct, frozen=True, gc=False):
+    """An authentic frame that was refused; whatever it is owed is already in the output.
+
+    Fields:
+        field: the top-level field at fault; "payload" where the whole is not readable.
+        code: "30" format error, "12" unknown operation.
+        op: the operation where it is one of the vocabulary's, else "".
+        trace, id: of the request, where they could be read; else None.
+    """
+
+    field: str
+    code: str = "30"
+    op: str = ""
+    trace: int | None = None
+    id: int | None = None
+
+
+def refuse(
+    vocabulary: Vocabulary, side: Side, encoding: Encoding, payload: bytes, error: Exception
+) -> tuple[BadRequest, Message | None]:
+    """Judge a payload that the decoder of `side` refused with `error`.
+
+    Returns:
+        The event for the caller and the message owed to the peer: an `answer` where the request's
+        number is readable, an `error` where not, None where answering could start an endless
+        exchange (a bad `error` frame; at the initiator everything but a request).
+    """
+    head = _head(encoding, payload)
+    if head is None or not isinstance(head.op, str):
+        bad = BadRequest(field="payload" if head is None else "op")
+        return bad, Error(code="30", field=bad.field) if side == "acceptor" else None
+
+    number = _number(vocabulary, head)
+    numbers = {vocabulary.correlation: number}
+    message_class = operations(vocabulary, side).get(head.op)
+    if message_class is None:
+        bad = BadRequest(field="op", code="12", **numbers)
+        return bad, _reply(vocabulary, bad, None, number) if side == "acceptor" else None
+
+    bad = BadRequest(field=field_of(error), op=head.op, **numbers)
+    if message_class in vocabulary.requests[side]:
+        return bad, _reply(vocabulary, bad, message_class, number)
+    if message_class in ANSWERS and side == "acceptor":
+        # An `answer` to an answer would carry a number of the wrong direction.
+        return bad, Error(code="30", field=bad.field)
+    return bad, None
+
+
+def _head(encoding: Encoding, payload: bytes) -> Head | None:
+    try:
+        head: Head = decoder_of(Head, encoding)(payload)
+    except DECODE_ERRORS:
+        return None
+    return head
+
+
+def _number(vocabulary: Vocabulary, head: Head) -> int | None:
+    name = vocabulary.correlation
+    number: Any = getattr(head, name)
+    if type(number) is int and _NUMBER_MIN[name] <= number <= _NUMBER_MAX[name]:
+        return number
+    return None
+
+
+def _reply(
+    vocabulary: Vocabulary,
+    bad: BadRequest,
+    message_class: type[Message] | None,
+    number: int | None,
+) -> Message:
+    field = bad.field if bad.code == "30" else UNSET
+    if number is None:
+        return Error(code=bad.code, field=field)
+    row = CODES[KEY_OF_CODE[bad.code]]
+    if vocabulary.correlation == "id":
+        return NetworkAnswer(id=number, code=row.code, key=row.key, field=field)
+    instruction = None if message_class is None else _INSTRUCTIONS.get(message_class)
+    return Answer(
+        code=row.code,
+        key=row.key,
+        text=answer_text(row.key, field=bad.field if bad.code == "30" else None),
+        trace=number,
+        instruction=UNSET if instruction is None else instruction,
+        field=field,
+    )

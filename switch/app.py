@@ -1,0 +1,291 @@
+"""The composition root: builds the graph once, owns the nurseries and the order of shutdown.
+
+    outer nursery   gate and timers, connections, ops HTTP: end last
+    inner nursery   listeners: end first, when `stop` is set
+
+Shutdown: stop accepting, let work in flight be answered (at most `drain_s`), close connections,
+make everything durable, exit.
+"""
+
+import gc
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+from protocols.session import NETWORK, TERMINAL, PeerKey, SignOnGuard
+from switch.admin import AdminServer
+from switch.clock import Clock, SystemClock
+from switch.config import Config, parse_address
+from switch.flows.registry import Network, Terminal
+from switch.journal import store as stores
+from switch.net.driver import Driver
+from switch.net.peer import Peer
+from switch.node import Node
+from switch.ops.health import Health, ops_app
+from switch.ops.keys import MasterKey
+from switch.ops.metrics import LoopClock, Metrics
+from switch.ops.wiring import add_node_metrics
+from switch.web.edge import serve_http
+
+log = structlog.get_logger("troncal")
+
+TIMER_PAUSE_S = 1.0  # the longest sleep of the timer task: new timers are noticed within it
+BACKLOG = 4096
+SNAPSHOT_CHECK_S = 10.0
+
+Ready = dict[str, list[Any]]
+
+
+class App:
+    """One process of the switch, from configuration to exit.
+
+    Args:
+        config: checked configuration. `listen` may name port 0: the address that was found is
+            told by `ready`.
+        followers: start the projector and make snapshots in processes of their own.
+    """
+
+    def __init__(
+        self, config: Config, master: MasterKey, *, clock: Clock | None = None,
+        followers: bool = True,
+    ) -> None:  # fmt: skip
+        self.config = config
+        self.node = Node(config, master, clock or SystemClock(), data_directory(config))
+        self.stop = trio.Event()
+        self._ops_stop = trio.Event()
+        self.draining = False
+        self.listening = False
+        self._followers = followers
+        self._drivers: dict[str, Driver] = {}
+        self._loop_clock = LoopClock()
+
+    async def run(
+        self, *, on_ready: Callable[[Ready], None], task_status: Any = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Recover, serve until `stop` is set, drain, and return once all is durable.
+
+        Raises:
+            ConfigError, Corruption, SnapshotError, StateError, OSError: with what to do about it.
+        """
+        self.node.open()
+        recovery = self.node.store.recovery
+        log.info(
+            "recovered", records=recovery.records, seconds=round(recovery.seconds, 3),
+            snapshot_seq=recovery.snapshot_seq, torn=recovery.torn,
+        )  # fmt: skip
+        # Everything that lives as long as the node is out of the collector's sight from here on.
+        gc.collect()
+        gc.freeze()
+        trio.lowlevel.add_instrument(self._loop_clock)
+        try:
+            await self._serve(on_ready, task_status)
+        finally:
+            trio.lowlevel.remove_instrument(self._loop_clock)
+            self.node.close()
+            gc.unfreeze()
+        log.info("stopped", durable_seq=self.node.store.journal.durable_seq)
+
+    async def _serve(self, on_ready: Callable[[Ready], None], task_status: Any) -> None:
+        listeners = await self._open_listeners()
+        admin = AdminServer(self.node, data_directory(self.config))
+        async with trio.open_nursery() as lasting:
+            lasting.start_soon(self._gate)
+            lasting.start_soon(self._timers)
+            if self._followers:
+                lasting.start_soon(self._projector)
+                lasting.start_soon(self._snapshots)
+            await lasting.start(admin.serve)
+            for driver in self._drivers.values():
+                lasting.start_soon(driver.sweep)
+            async with trio.open_nursery() as connections:
+                async with trio.open_nursery() as accepting:
+                    for name, driver in self._drivers.items():
+                        accepting.start_soon(
+                            partial(
+                                trio.serve_listeners, driver.serve, listeners[name],
+                                handler_nursery=connections,
+                            )
+                        )  # fmt: skip
+                    await lasting.start(self._ops, listeners["ops"][0])
+                    self.listening = True
+                    addresses = {name: _addresses(found) for name, found in listeners.items()}
+                    on_ready(addresses)
+                    task_status.started(addresses)
+                    await self.stop.wait()
+                    self.draining = True
+                    accepting.cancel_scope.cancel()
+                await self._drain()
+                connections.cancel_scope.cancel()
+            self._ops_stop.set()
+            lasting.cancel_scope.cancel()
+
+    # ---- listeners
+
+    async def _open_listeners(self) -> dict[str, list[Any]]:
+        roles = self.config.node.roles
+        guard = SignOnGuard(trio.current_time)
+        opened: dict[str, list[Any]] = {}
+        if "red" in roles:
+            self._drivers["terminals"] = Driver(
+                self.node,
+                name="terminals",
+                vocabulary=TERMINAL,
+                authenticate=self._terminal_key,
+                handle=self._terminal_request,
+                sessions_max=1,
+                guard=guard,
+            )
+            opened["terminals"] = await self._listen("terminals")
+        if "sicoop" in roles:
+            self._drivers["sicoop"] = Driver(
+                self.node,
+                name="sicoop",
+                vocabulary=NETWORK,
+                authenticate=self._network_key,
+                handle=self._network_request,
+                sessions_max=self.config.session.network_sessions_max,
+                guard=guard,
+            )
+            opened["sicoop"] = await self._listen("sicoop")
+        opened["ops"] = await self._listen("ops")
+        return opened
+
+    async def _listen(self, name: str) -> list[Any]:
+        address = parse_address(getattr(self.config.listen, name))
+        plain = await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
+        tls = self.config.tls.get(name)  # type: ignore[call-overload]
+        if tls is None or name == "ops":
+            return list(plain)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(tls.cert, tls.key)
+        if tls.client_ca:
+            context.load_verify_locations(tls.client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return [trio.SSLListener(listener, context) for listener in plain]
+
+    def _terminal_key(self, number: str, version: int) -> PeerKey | None:
+        terminal = self.node.registry.terminal(number)
+        if terminal is None or terminal.disabled:
+            return None
+        network = self.node.registry.network(terminal.network)
+        if network is None or network.disabled:
+            return None
+        return self._peer_key(terminal, "terminal", version)
+
+    def _network_key(self, number: str, version: int) -> PeerKey | None:
+        network = self.node.registry.network(number)
+        if network is None or network.disabled:
+            return None
+        return self._peer_key(network, "network", version)
+
+    def _peer_key(self, peer: Terminal | Network, role: str, version: int) -> PeerKey | None:
+        now_ns = self.node.clock.wall_ns()
+        record = next((r for r in peer.keys if r.version == version), None)
+        if record is None or (record.until_ns and record.until_ns <= now_ns):
+            return None
+        owner = f"{role}:{peer.number}:{version}"
+        key = self.node.master.open(record.sealed, purpose="peer-keys", owner=owner)
+        return PeerKey(key, record.algorithm)
+
+    def _terminal_request(self, step: Any, peer: Peer, message: Any) -> None:
+        terminal = self.node.registry.terminal(peer.name)
+        assert terminal is not None, "a signed-on terminal is registered"
+        self.node.terminal_request(step, terminal, message, peer)
+
+    def _network_request(self, step: Any, peer: Peer, message: Any) -> None:
+        self.node.network_request(step, peer.name, message, peer)
+
+    # ---- lasting tasks
+
+    async def _gate(self) -> None:
+        """Wake once for each piece of durable progress; answers leave from here."""
+        journal = self.node.store.journal
+        while True:
+            await trio.lowlevel.wait_readable(journal.fileno())
+            self.node.on_durable()
+
+    async def _timers(self) -> None:
+        while True:
+            due_ns = self.node.next_deadline_ns()
+            pause_s = TIMER_PAUSE_S
+            if due_ns is not None:
+                pause_s = min(max((due_ns - self.node.clock.mono_ns()) / 1e9, 0.0), TIMER_PAUSE_S)
+            await trio.sleep(pause_s)
+            self.node.run_timers()
+
+    async def _ops(self, listener: Any, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        journal = self.node.store.journal
+        metrics = Metrics()
+        metrics.add_process()
+        metrics.add_loop(self._loop_clock)
+        add_node_metrics(metrics, self.node, self._drivers)
+        health = Health(
+            journal_failure=lambda: journal.failure,
+            recovered=lambda: True,
+            listeners_open=lambda: self.listening,
+            journal_room_bytes=lambda: journal.room_bytes,
+            room_bytes_min=stores.OPEN_BYTES_MAX,
+            draining=lambda: self.draining,
+        )
+        await serve_http(
+            ops_app(metrics, health), listener, stop=self._ops_stop, task_status=task_status
+        )
+
+    async def _projector(self) -> None:
+        await self._follower("project", "--follow")
+
+    async def _snapshots(self) -> None:
+        """Make a snapshot in another process whenever the journal has grown enough."""
+        journal = self.node.store.journal
+        last = journal.written_bytes
+        while True:
+            await trio.sleep(SNAPSHOT_CHECK_S)
+            if journal.written_bytes - last >= self.config.journal.snapshot_every_bytes:
+                last = journal.written_bytes
+                await self._follower("snapshot", "--json")
+
+    async def _follower(self, *arguments: str) -> None:
+        """Run one of our own commands at low priority; its end is never the node's end."""
+        command = [
+            "nice", "-n", "19", sys.executable, "-m", "switch", *arguments,
+            "-c", str(self.config.path),
+        ]  # fmt: skip
+        while not self.stop.is_set():
+            process = await trio.run_process(
+                command, check=False, stdin=b"", stdout=subprocess.DEVNULL, stderr=sys.stderr
+            )
+            if process.returncode == 0:
+                return
+            log.warning("follower_failed", command=arguments[0], returncode=process.returncode)
+            await trio.sleep(5)
+
+    async def _drain(self) -> None:
+        for driver in self._drivers.values():
+            driver.finish()
+        with trio.move_on_after(self.config.session.drain_s):
+            async with trio.open_nursery() as nursery:
+                for driver in self._drivers.values():
+                    nursery.start_soon(driver.finished)
+
+
+def data_directory(config: Config) -> Path:
+    """The data directory; relative ones stand beside the configuration file."""
+    return config.path.parent / config.node.data
+
+
+def _addresses(listeners: list[Any]) -> list[Any]:
+    """Host and port of the first listener of a name."""
+    first = listeners[0]
+    plain = first.transport_listener if isinstance(first, trio.SSLListener) else first
+    name = plain.socket.getsockname()
+    assert plain.socket.family in (socket.AF_INET, socket.AF_INET6)
+    return [name[0], name[1]]

@@ -1,0 +1,140 @@
+"""Answers to terminals: code, key, text, and the one instruction that decides about cash.
+
+Source: the table of what a query tells the cashier (acceptance specification, section 4).
+"""
+
+from msgspec import UNSET, UnsetType
+
+from protocols.codes import CODES, KEY_OF_CODE, answer_text, shown_key
+from protocols.messages import (
+    DEVUELVA,
+    ENTREGUE,
+    ESPERE,
+    NO_ENTREGUE,
+    NO_RECIBA,
+    RECIBA,
+    Annul,
+    Answer,
+    Deposit,
+    Holder,
+    HolderAnswer,
+    NetworkAnswer,
+    TerminalRequest,
+)
+from switch.flows.operations import RedOperation
+from switch.flows.states import ANULADA, ENTREGADA, INICIADA, REGISTRADA
+
+_APPROVED_FIELDS = (REGISTRADA, ENTREGADA, ANULADA)
+
+
+def instruction(operation: RedOperation, *, later: bool) -> str:
+    """What the cashier must do now. `later`: asked again, so cash may have been taken meanwhile."""
+    cash_out = operation.kind == "cash_out"
+    match operation.state:
+        case "INICIADA":
+            return ESPERE
+        case "REGISTRADA":
+            return ENTREGUE if cash_out else RECIBA
+        case "ENTREGADA":
+            return NO_ENTREGUE if cash_out else NO_RECIBA
+        case "ANULADA" if operation.delivered_ns:
+            return RECIBA if cash_out else DEVUELVA
+        case "ANULADA":
+            return NO_ENTREGUE if cash_out else NO_RECIBA
+        case _:
+            if cash_out:
+                return NO_ENTREGUE
+            return DEVUELVA if later else NO_RECIBA
+
+
+def about(
+    operation: RedOperation,
+    key: str,
+    *,
+    trace: int | UnsetType,
+    duplicate: bool = False,
+    later: bool = True,
+    original: int | None = None,
+    ticket: list[str] | None = None,
+) -> Answer:
+    """An answer about an operation, with its state and instruction of now."""
+    kind = operation.kind
+    shown = shown_key(key, kind)
+    asked_by_itself = trace == operation.trace and original is None
+    answer_fields = {
+        "trace": trace,
+        "instruction": instruction(operation, later=later),
+        "state": operation.state,
+        "original": UNSET if asked_by_itself else (original or operation.trace),
+        "amount": operation.amount,
+        "duplicate": duplicate,
+        "operation": operation.operation or UNSET,
+        "business_date": operation.business_date or UNSET,
+        "ticket": UNSET if ticket is None else ticket,
+    }
+    if operation.state in _APPROVED_FIELDS:
+        answer_fields["authorization"] = operation.authorization
+        answer_fields["fee"] = operation.fee
+    if operation.field and shown == "FORMATO":
+        answer_fields["field"] = operation.field
+    return Answer(
+        CODES[shown].code,
+        shown,
+        answer_text(shown, kind, operation.field or None, operation.state),
+        **answer_fields,  # type: ignore[arg-type]
+    )
+
+
+def plain(
+    key: str,
+    operation: RedOperation | None = None,
+    *,
+    trace: int | UnsetType,
+    original: int | UnsetType = UNSET,
+) -> Answer:
+    """A refusal that changes nothing: no cash moves because of it."""
+    told: str | UnsetType = UNSET
+    if operation is not None:
+        told = NO_RECIBA if operation.kind == "deposit" else NO_ENTREGUE
+    elif key != "APROBADA":
+        told = NO_ENTREGUE
+    return Answer(
+        CODES[key].code, key, answer_text(key), trace=trace, instruction=told, original=original
+    )
+
+
+def bad_field(message: TerminalRequest, field: str) -> Answer | HolderAnswer:
+    """Code 30: the field that no operation can be made of. The trace stays free."""
+    if isinstance(message, Holder):
+        return HolderAnswer("30", message.trace)
+    told = NO_RECIBA if isinstance(message, Deposit) else NO_ENTREGUE
+    return Answer(
+        "30",
+        "FORMATO",
+        answer_text("FORMATO", field=field),
+        trace=message.trace,
+        instruction=told,
+        original=message.original if isinstance(message, Annul) else UNSET,
+        field=field,
+    )
+
+
+def key_of(answer: NetworkAnswer, kind: str) -> str:
+    """Key of a platform's answer, from the key it gave or else from its code, fit for a till."""
+    key = answer.key if isinstance(answer.key, str) else ""
+    if key not in CODES or CODES[key].code != answer.code:
+        key = KEY_OF_CODE.get(answer.code, "NO_APROBADA")
+    return shown_key(key, kind)
+
+
+def identity_fields(identity: tuple[str, str]) -> dict[str, str]:
+    """Fields of a network request for a normalised (type, number)."""
+    kind, number = identity
+    return {"phone": number} if kind == "TEL" else {"document": number}
+
+
+def optional(value: str | UnsetType) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+__all__ = ["INICIADA", "about", "bad_field", "identity_fields", "instruction", "key_of", "optional", "plain"]

@@ -1,0 +1,168 @@
+"""The durable records of operations, one form per role, and the spaces they live in.
+
+Each is stored whole under its key whenever it changes; the journal keeps every version, the record
+store the newest. They are array-like MessagePack: new fields go to the end, with a default, so that
+old journals stay readable. No record holds a token, in clear or as a digest that could be guessed.
+"""
+
+import msgspec
+from msgspec import Struct
+
+# Spaces of the record store. Numbers are part of the journal format: never reused.
+NETWORKS = 1
+BRANCHES = 2
+TERMINALS = 3
+CASHIERS = 4
+PERSONS = 5
+CARDS = 6
+PERSON_BY_DOCUMENT = 7
+PERSONS_BY_PHONE = 8
+HOSTS = 9
+META = 10
+RED_OPERATIONS = 20
+RED_NEWEST = 21
+SHIFTS = 22
+SICOOP_OPERATIONS = 30
+SICOOP_BY_OPERATION = 31
+CEIBO_HOLDS = 40
+VOUCHERS = 41
+
+
+class RedOperation(Struct, array_like=True, omit_defaults=False):
+    """red's register. `reference` is its key; `fingerprint` a keyed digest of the declared body.
+
+    `owed` names what red still owes sicoop (`confirm`, `reverse`, `annul`) until it is acknowledged;
+    while it is set the record is open, so that recovery finds it without a search. `document` holds
+    the type and the identifier as typed (document, or phone with type `TEL`).
+    """
+
+    reference: str
+    kind: str
+    network: str
+    terminal: str
+    branch: str
+    cashier: str
+    trace: int
+    amount: int
+    currency: str
+    document: tuple[str, str]
+    fingerprint: int
+    received_ns: int
+    state: str
+    code: str = ""
+    key: str = ""
+    operation: str = ""
+    authorization: str = ""
+    business_date: str = ""
+    fee: int = 0
+    commission: int = 0
+    name: str = ""
+    registered_ns: int = 0
+    delivered_ns: int = 0
+    annulled_ns: int = 0
+    owed: str = ""
+    reason: str = ""
+    attempts: int = 0
+    supervisor: str = ""
+    original: str = ""  # of an annulment: reference of the operation it undid
+    depositor: str = ""
+    declaration: dict[str, str] = msgspec.field(default_factory=dict)
+    field: str = ""
+    history: list[tuple[str, int]] = msgspec.field(default_factory=list)
+
+
+class SicoopOperation(Struct, array_like=True):
+    """sicoop's side of an operation; `operation` is its number, 12 digits, and names the holds."""
+
+    reference: str
+    network: str
+    operation: str
+    kind: str
+    amount: int
+    currency: str
+    terminal: str
+    branch: str
+    cashier: str
+    fingerprint: int
+    received_ns: int
+    business_date: str
+    day: int
+    state: str
+    code: str = ""
+    key: str = ""
+    authorization: str = ""
+    fee: int = 0
+    commission: int = 0
+    name: str = ""
+    limits_version: str = ""
+    owed: str = ""
+    reason: str = ""
+    attempts: int = 0
+    annulled: bool = False
+    held: bool = False  # the hold in sicoop's own book stands or stood
+    depositor: str = ""
+    declaration: dict[str, str] = msgspec.field(default_factory=dict)
+    history: list[tuple[str, int]] = msgspec.field(default_factory=list)
+
+
+class CeiboHold(Struct, array_like=True):
+    """ceibo's side: the decision about one hold, and what became of it."""
+
+    network: str
+    operation: str
+    kind: str
+    amount: int
+    currency: str
+    fingerprint: int
+    created_ns: int
+    day: int
+    state: str
+    code: str = ""
+    key: str = ""
+    card: str = ""
+    person: str = ""
+    authorization: str = ""
+    fee: int = 0
+    commission: int = 0
+    name: str = ""
+    terminal: str = ""
+    branch: str = ""
+    compensated: bool = False
+    forced: bool = False
+    token_step: int = 0
+    internal: str = ""  # the exact reason, for audit and the app, never for the till
+    history: list[tuple[str, int]] = msgspec.field(default_factory=list)
+
+
+class Shift(Struct, array_like=True):
+    """A cashier's shift; `expected` is the cash that should be in the till."""
+
+    network: str
+    cashier: str
+    terminal: str
+    opened_ns: int
+    float_: int = 0
+    expected: int = 0
+    operations: int = 0
+    closed_ns: int = 0
+    counted: int = 0
+
+
+class Voucher(Struct, array_like=True):
+    """A one-time voucher (mode `vale`), stored under the HMAC of its code only."""
+
+    card: str
+    amount: int
+    exact: bool
+    expires_ns: int
+    state: str = "active"  # active, redeemed, expired, cancelled
+    hold: str = ""  # operation-like id of a hold placed at issue, "" where none
+    channels: tuple[str, ...] = ("cash_out",)
+
+
+encode = msgspec.msgpack.Encoder().encode
+decode_red = msgspec.msgpack.Decoder(RedOperation).decode
+decode_sicoop = msgspec.msgpack.Decoder(SicoopOperation).decode
+decode_ceibo = msgspec.msgpack.Decoder(CeiboHold).decode
+decode_shift = msgspec.msgpack.Decoder(Shift).decode
+decode_voucher = msgspec.msgpack.Decoder(Voucher).decode

@@ -1,0 +1,614 @@
+"""The network's back-end: takes requests of terminals, registers operations, instructs cashiers.
+
+Cash moves only on ENTREGUE or RECIBA, and these are said only of a REGISTRADA. What red registered
+is the authority for everybody else; what it started and could not finish, it reverses.
+"""
+
+from functools import lru_cache
+from typing import Protocol
+
+from msgspec import UNSET, UnsetType
+
+from core_ext import Records
+from protocols.codes import CODES, answer_text
+from protocols.messages import (
+    DEVUELVA,
+    NO_ENTREGUE,
+    Annul,
+    AnnulRegistered,
+    Answer,
+    CashOut,
+    Confirm,
+    Delivered,
+    Deposit,
+    Hold,
+    Holder,
+    HolderAnswer,
+    LastOperation,
+    NetworkAnswer,
+    NetworkHolder,
+    NetworkRequest,
+    Reverse,
+    ShiftClose,
+    ShiftOpen,
+    SignOff,
+    StatusAnswer,
+    TerminalRequest,
+)
+from switch.calendar import Calendar, day_date
+from switch.config import Config
+from switch.flows import norms, ticket
+from switch.flows import operations as ops
+from switch.flows.answers import about, bad_field, identity_fields, key_of, optional, plain
+from switch.flows.fingerprint import Fingerprint
+from switch.flows.norms import FieldError
+from switch.flows.operations import RedOperation
+from switch.flows.registry import Registry, Terminal
+from switch.flows.shifts import Shifts
+from switch.flows.states import (
+    ANULADA,
+    DESCONOCIDA,
+    ENTREGADA,
+    ERROR,
+    INICIADA,
+    NOTHING,
+    RECHAZO_REGISTRADO,
+    RED,
+    REGISTRADA,
+    move,
+)
+from switch.flows.step import Origin, Step
+
+REPEAT_OVER_MIDNIGHT_NS = 600 * 1_000_000_000  # rule R7: the last ten minutes of the day before
+LOOK_BACK_DAYS = 4  # `original` names the newest operation with that trace, retention 72 h
+
+TerminalAnswer = Answer | HolderAnswer
+
+
+class Platform(Protocol):
+    """The way to sicoop. None: the answer comes later, through `Red.on_platform_answer`."""
+
+    def ask(
+        self, step: Step, network: str, message: NetworkRequest
+    ) -> NetworkAnswer | StatusAnswer | HolderAnswer | None: ...
+
+
+class Red:
+    """red's decisions. `ask` takes a terminal's request and answers, or None: later."""
+
+    spaces = (ops.RED_OPERATIONS,)
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        registry: Registry,
+        records: Records,
+        calendar: Calendar,
+        fingerprint: Fingerprint,
+        shifts: Shifts,
+        platform: Platform,
+        ticket_key: bytes,
+    ) -> None:
+        self._config = config
+        self._registry = registry
+        self._records = records
+        self._calendar = calendar
+        self._fingerprint = fingerprint
+        self._shifts = shifts
+        self._platform = platform
+        self._ticket_key = ticket_key
+        self._waiting: dict[str, list[tuple[Origin | None, int]]] = {}
+        self._heading = lru_cache(maxsize=65536)(self._make_heading)
+
+    def ask(
+        self, step: Step, terminal: Terminal, message: TerminalRequest, origin: Origin | None = None
+    ) -> TerminalAnswer | None:
+        """Handle one request of a signed-on terminal."""
+        try:
+            match message:
+                case CashOut() | Deposit():
+                    return self._operation(step, terminal, message, origin)
+                case Delivered():
+                    return self._delivered(step, terminal, message)
+                case LastOperation():
+                    return self._last_operation(step, terminal, message)
+                case Annul():
+                    return self._annul(step, terminal, message)
+                case Holder():
+                    return self._holder(step, terminal, message)
+                case ShiftOpen():
+                    return self._shifts.open(step, terminal, message)
+                case ShiftClose():
+                    return self._shifts.close(step, terminal, message)
+                case SignOff():
+                    return plain("APROBADA", trace=message.trace)
+        except FieldError as bad:
+            return bad_field(message, bad.field)
+
+    def state(self, reference: str) -> str:
+        """State of a registered operation, for status inquiries of sicoop."""
+        operation = self._load(reference)
+        return DESCONOCIDA if operation is None else operation.state
+
+    def recover(self, step: Step) -> None:
+        """Finish what a stop left open: whatever is not registered is reversed (rule R5, X122)."""
+        for _, value in self._records.open_items(ops.RED_OPERATIONS):
+            operation = ops.decode_red(value)
+            if operation.state == INICIADA:
+                self._fail(step, operation, "ERROR", "timeout")
+            self._settle(step, operation)
+            self._store(operation)
+
+    # ---- cash_out and deposit
+
+    def _operation(
+        self, step: Step, terminal: Terminal, m: CashOut | Deposit, origin: Origin | None
+    ) -> Answer | None:
+        operation = self._opened(step, terminal, m)
+        known = self._known(step, operation)
+        if known is not None:
+            return self._repeat(known, operation, origin)
+        refusal = self._not_admitted(step, operation)
+        if refusal:
+            return plain(refusal, operation, trace=m.trace)
+        self._move(operation, "started", step)
+        request = Hold(
+            0,
+            operation.reference,
+            operation.kind,  # type: ignore[arg-type]
+            operation.branch,
+            operation.cashier,
+            operation.amount,
+            operation.currency,
+            "",
+            m.document_type,
+            **identity_fields(operation.document),
+            token=m.token if isinstance(m, CashOut) else UNSET,
+            card=m.card if isinstance(m, Deposit) else UNSET,
+            depositor=operation.depositor or UNSET,
+            declaration=operation.declaration or UNSET,
+        )
+        answer = self._platform.ask(step, terminal.network, request)
+        if answer is None:
+            self._waiting[operation.reference] = [(origin, m.trace)]
+            self._store(operation)
+            self._note_newest(operation, step)
+            step.arm("red", "hold", operation.reference, self._config.budgets.red_s)
+            return None
+        assert isinstance(answer, NetworkAnswer)
+        self._decide(step, operation, answer)
+        self._note_newest(operation, step)
+        return self._first_answer(operation)
+
+    def _opened(self, step: Step, terminal: Terminal, m: CashOut | Deposit) -> RedOperation:
+        """The operation as asked for, every field in its normal form. Raises FieldError."""
+        kind = "cash_out" if isinstance(m, CashOut) else "deposit"
+        identity = norms.identity(m.document_type, optional(m.document), optional(m.phone))
+        cashier = norms.cashier(m.cashier)
+        branch = norms.branch(m.branch) if isinstance(m.branch, str) else terminal.branch
+        norms.currency(m.currency)
+        token = card = depositor = ""
+        declaration: dict[str, str] = {}
+        if isinstance(m, CashOut):
+            token = self._token(m.token)
+        else:
+            card = m.card if isinstance(m.card, str) else ""
+            if isinstance(m.depositor, str):
+                depositor = "".join(norms.depositor(m.depositor))
+            if isinstance(m.declaration, dict):
+                declaration = norms.declaration(m.declaration)
+        day = self._calendar.local(step.now_ns)
+        return RedOperation(
+            reference=f"{terminal.network}{terminal.number}{day.compact}{m.trace:06d}",
+            kind=kind,
+            network=terminal.network,
+            terminal=terminal.number,
+            branch=branch,
+            cashier=cashier,
+            trace=m.trace,
+            amount=m.amount,
+            currency=m.currency,
+            document=identity,
+            fingerprint=self._fingerprint(
+                kind, cashier, *identity, token, m.amount, m.currency, branch, card, depositor,
+                declaration,
+            ),  # fmt: skip
+            received_ns=step.now_ns,
+            state=NOTHING,
+            depositor=depositor,
+            declaration=declaration,
+        )
+
+    def _token(self, token: str) -> str:
+        """A code of a length that no mode uses is a format error, whoever it is said to be of."""
+        if len(token) not in (self._config.tokens.digits, 8):
+            raise FieldError("token")
+        return token
+
+    def _known(self, step: Step, operation: RedOperation) -> RedOperation | None:
+        known = self._load(operation.reference)
+        if known is not None:
+            return known
+        day = self._calendar.local(step.now_ns)
+        if step.now_ns - day.start_ns >= REPEAT_OVER_MIDNIGHT_NS:
+            return None
+        before = day_date(day.number - 1).strftime("%Y%m%d")
+        prefix = operation.reference[:12]
+        known = self._load(f"{prefix}{before}{operation.trace:06d}")
+        if known is None or known.fingerprint != operation.fingerprint:
+            return None
+        return known if day.start_ns - known.received_ns <= REPEAT_OVER_MIDNIGHT_NS else None
+
+    def _repeat(
+        self, known: RedOperation, asked: RedOperation, origin: Origin | None
+    ) -> Answer | None:
+        if known.fingerprint != asked.fingerprint:
+            return plain("DUPLICADO_DISTINTO", asked, trace=asked.trace)
+        if known.state == INICIADA:
+            self._waiting.setdefault(known.reference, []).append((origin, asked.trace))
+            return None
+        return self._answer(known, asked.trace, duplicate=True)
+
+    def _not_admitted(self, step: Step, operation: RedOperation) -> str:
+        if not step.admitting:
+            return "ERROR"
+        if not self._shifts.may_work(step, operation.network, operation.cashier):
+            step.audit(operation.cashier, operation.kind, operation.reference, "58", "no shift", True)
+            return "NO_HABILITADO"
+        return ""
+
+    def on_platform_answer(self, step: Step, reference: str, answer: NetworkAnswer) -> None:
+        """An answer of a sicoop in another process; after the deadline it counts for nothing."""
+        operation = self._load(reference)
+        if operation is None or operation.state != INICIADA:
+            step.alarm("late_answer", reference)
+            return
+        step.disarm("red", "hold", reference)
+        self._decide(step, operation, answer)
+        self._reply_all(step, operation)
+
+    def on_deadline(self, step: Step, kind: str, reference: str) -> None:
+        """sicoop did not answer in time: no cash, and whatever it did is to be undone."""
+        operation = self._load(reference)
+        if operation is None or operation.state != INICIADA:
+            return
+        self._fail(step, operation, "EMISOR_NO_DISPONIBLE", "timeout")
+        self._settle(step, operation)
+        self._store(operation)
+        self._reply_all(step, operation)
+
+    def _decide(self, step: Step, operation: RedOperation, answer: NetworkAnswer) -> None:
+        """Register what sicoop decided, approvals and declines alike."""
+        operation.code = answer.code
+        operation.key = key_of(answer, operation.kind)
+        operation.field = optional(answer.field) or ""
+        operation.operation = optional(answer.operation) or ""
+        operation.business_date = optional(answer.business_date) or ""
+        if answer.code == "00":
+            operation.authorization = optional(answer.authorization) or ""
+            operation.fee = answer.fee if isinstance(answer.fee, int) else 0
+            operation.commission = answer.commission if isinstance(answer.commission, int) else 0
+            operation.name = optional(answer.name) or ""
+            operation.registered_ns = step.now_ns
+            operation.owed = "confirm"
+            self._move(operation, "approved", step)
+            self._shifts.moved(operation, 1)
+            self._settle(step, operation)
+        else:
+            self._move(operation, "declined", step)
+        self._store(operation)
+
+    def _fail(self, step: Step, operation: RedOperation, key: str, reason: str) -> None:
+        operation.code, operation.key = CODES[key].code, key
+        operation.owed, operation.reason = "reverse", reason
+        self._move(operation, "failed", step)
+
+    def _settle(self, step: Step, operation: RedOperation) -> None:
+        """Pay what is owed to sicoop. What is not acknowledged stays owed, and the record open."""
+        if operation.owed == "confirm":
+            answer = self._platform.ask(
+                step, operation.network, Confirm(0, operation.reference, "")
+            )
+        elif operation.owed == "reverse":
+            answer = self._platform.ask(
+                step,
+                operation.network,
+                Reverse(0, operation.reference, operation.amount, operation.reason),  # type: ignore[arg-type]
+            )
+        else:
+            return
+        if answer is None:
+            return
+        assert isinstance(answer, NetworkAnswer)
+        if answer.code not in ("00", "21", "25"):
+            step.alarm("owed_refused", operation.reference, f"{operation.owed} {answer.code}")
+        operation.owed = ""
+
+    # ---- annulment
+
+    def _annul(self, step: Step, terminal: Terminal, m: Annul) -> Answer:
+        cashier = norms.cashier(m.cashier)
+        day = self._calendar.local(step.now_ns)
+        reference = f"{terminal.network}{terminal.number}{day.compact}{m.trace:06d}"
+        fingerprint = self._fingerprint(
+            "annul", cashier, m.original, m.supervisor, m.supervisor_code, m.business_date
+        )
+        known = self._load(reference)
+        if known is not None:
+            if known.fingerprint != fingerprint:
+                return plain("DUPLICADO_DISTINTO", known, trace=m.trace)
+            return self._annul_answer(known, m, duplicate=True)
+        original = self._find(terminal, m.original, step.now_ns)
+        if original is None or original.kind == "annul":
+            step.audit(cashier, "annul", reference, "25", "unknown original", True)
+            return plain("ORIGINAL_NO_ENCONTRADO", original, trace=m.trace, original=m.original)
+        if not step.admitting:
+            return plain("ERROR", original, trace=m.trace, original=m.original)
+        if original.state == INICIADA:
+            key = self._cancel(step, original)
+        else:
+            key = self._annul_registered(step, terminal, m, cashier, original)
+        record = RedOperation(
+            reference, "annul", terminal.network, terminal.number, terminal.branch, cashier,
+            m.trace, original.amount, original.currency, original.document, fingerprint,
+            step.now_ns, REGISTRADA if key == "APROBADA" else RECHAZO_REGISTRADO,
+            code=CODES[key].code, key=key, business_date=original.business_date,
+            supervisor=optional(m.supervisor) or "", original=original.reference,
+            registered_ns=step.now_ns,
+        )  # fmt: skip
+        self._store(record)
+        step.audit(cashier, "annul", original.reference, record.code, key)
+        return self._annul_answer(record, m, duplicate=False)
+
+    def _cancel(self, step: Step, original: RedOperation) -> str:
+        """Cancel at the counter (X014): the request is still on its way."""
+        step.disarm("red", "hold", original.reference)
+        self._fail(step, original, "ERROR", "cancelled")
+        self._settle(step, original)
+        self._store(original)
+        self._reply_all(step, original)
+        return "APROBADA"
+
+    def _annul_registered(
+        self, step: Step, terminal: Terminal, m: Annul, cashier: str, original: RedOperation
+    ) -> str:
+        """Key of the outcome; the original is changed only for APROBADA. Raises FieldError."""
+        if original.state == ANULADA:
+            return "APROBADA"
+        if original.state not in (REGISTRADA, ENTREGADA):
+            return "NO_ANULABLE"
+        if not isinstance(m.supervisor, str):
+            raise FieldError("supervisor")
+        if not isinstance(m.business_date, str):
+            raise FieldError("business_date")
+        date = norms.date(m.business_date).isoformat()
+        refusal = self._shifts.supervisor_refusal(step, terminal, cashier, m)
+        if refusal:
+            return refusal
+        if date != original.business_date:
+            return "OPERACION_NO_VALIDA"
+        if not self._in_time(step, original):
+            return "FUERA_DE_PLAZO"
+        answer = self._platform.ask(
+            step,
+            original.network,
+            AnnulRegistered(0, original.reference, original.amount, norms.supervisor(m.supervisor)),
+        )
+        assert isinstance(answer, NetworkAnswer), "an annulment elsewhere is not yet routed"
+        if answer.code != "00":
+            return key_of(answer, original.kind)
+        original.annulled_ns = step.now_ns
+        original.supervisor = norms.supervisor(m.supervisor)
+        self._shifts.moved(original, -1)
+        self._move(original, "annulled", step)
+        self._store(original)
+        return "APROBADA"
+
+    def _in_time(self, step: Step, original: RedOperation) -> bool:
+        today = self._calendar.business(step.now_ns)
+        if today.iso != original.business_date:
+            return False
+        until = self._config.business.annul_until
+        return not until or step.now_ns < self._calendar.instant(today.number, until)
+
+    def _annul_answer(self, record: RedOperation, m: Annul, duplicate: bool) -> Answer:
+        original = self._load(record.original)
+        assert original is not None, "an annulment keeps the reference of its original"
+        if record.key != "APROBADA" or original.state == ERROR:
+            return about(original, record.key, trace=m.trace, duplicate=duplicate)
+        return about(
+            original,
+            "APROBADA",
+            trace=m.trace,
+            duplicate=duplicate,
+            ticket=self._ticket(original, record, duplicate),
+        )
+
+    # ---- questions and marks
+
+    def _delivered(self, step: Step, terminal: Terminal, m: Delivered) -> Answer:
+        operation = self._find(terminal, m.original, step.now_ns)
+        if operation is None or operation.kind == "annul":
+            return plain(
+                "ORIGINAL_NO_ENCONTRADO", operation, trace=m.trace, original=m.original
+            )
+        if operation.state == ENTREGADA:
+            return about(operation, "APROBADA", trace=m.trace, duplicate=True)
+        if operation.state != REGISTRADA:
+            return about(operation, "OPERACION_NO_VALIDA", trace=m.trace)
+        operation.delivered_ns = step.now_ns
+        self._move(operation, "delivered", step)
+        self._store(operation)
+        return about(operation, "APROBADA", trace=m.trace)
+
+    def _last_operation(self, step: Step, terminal: Terminal, m: LastOperation) -> Answer:
+        if isinstance(m.original, int):
+            operation = self._find(terminal, m.original, step.now_ns)
+        else:
+            newest = self._records.get(ops.RED_NEWEST, terminal.number.encode())
+            operation = None if newest is None else self._load(newest.decode())
+        if operation is None:
+            return Answer(
+                CODES["ORIGINAL_NO_ENCONTRADO"].code,
+                "ORIGINAL_NO_ENCONTRADO",
+                answer_text("ORIGINAL_NO_ENCONTRADO"),
+                trace=m.trace,
+                instruction=NO_ENTREGUE if m.kind == "cash_out" else DEVUELVA,
+                state=DESCONOCIDA,
+                original=m.original,
+            )
+        if operation.kind == "annul":
+            original = self._load(operation.original)
+            assert original is not None, "an annulment keeps the reference of its original"
+            return about(original, operation.key, trace=m.trace)
+        return self._answer(operation, m.trace, duplicate=True, original=operation.trace)
+
+    def _holder(self, step: Step, terminal: Terminal, m: Holder) -> HolderAnswer:
+        identity = norms.identity(m.document_type, optional(m.document), optional(m.phone))
+        request = NetworkHolder(0, m.document_type, **identity_fields(identity))
+        answer = self._platform.ask(step, terminal.network, request)
+        if not isinstance(answer, HolderAnswer):
+            return HolderAnswer("91", m.trace)
+        return HolderAnswer(answer.code, m.trace, name=answer.name, cards=answer.cards)
+
+    def _find(self, terminal: Terminal, trace: int, now_ns: int) -> RedOperation | None:
+        """The terminal's newest operation with that trace."""
+        prefix = terminal.network + terminal.number
+        today = self._calendar.local(now_ns)
+        for back in range(LOOK_BACK_DAYS):
+            date = today.compact if not back else day_date(today.number - back).strftime("%Y%m%d")
+            found = self._load(f"{prefix}{date}{trace:06d}")
+            if found is not None:
+                return found
+        return None
+
+    # ---- answers
+
+    def _first_answer(self, operation: RedOperation) -> Answer:
+        return self._answer(operation, operation.trace, duplicate=False)
+
+    def _answer(
+        self,
+        operation: RedOperation,
+        trace: int | UnsetType,
+        *,
+        duplicate: bool,
+        original: int | None = None,
+    ) -> Answer:
+        if operation.kind == "annul":
+            return plain(operation.key, operation, trace=trace)
+        return about(
+            operation,
+            "EN_PROCESO" if operation.state == INICIADA else operation.key,
+            trace=trace,
+            duplicate=duplicate,
+            later=duplicate,
+            original=original,
+            ticket=self._ticket(operation, None, duplicate),
+        )
+
+    def _reply_all(self, step: Step, operation: RedOperation) -> None:
+        """Answer everybody who waits for this operation; the first asker is no duplicate."""
+        waiting = self._waiting.pop(operation.reference, [])
+        for position, (origin, trace) in enumerate(waiting):
+            if origin is not None:
+                step.reply(origin, self._answer(operation, trace, duplicate=position > 0))
+
+    def _ticket(
+        self, operation: RedOperation, annulment: RedOperation | None, duplicate: bool
+    ) -> list[str] | None:
+        terminal = self._registry.terminal(operation.terminal)
+        if terminal is None or not terminal.ticket:
+            return None
+        if annulment is None and operation.state not in (REGISTRADA, ENTREGADA):
+            return self._declined_ticket(operation, duplicate)
+        printed = annulment or operation
+        state = "REGISTRADA" if annulment is None else "ANULADA"
+        hhmmss = self._calendar.local_time(printed.registered_ns)
+        date = printed.business_date
+        cashier = self._registry.cashier(printed.network, printed.cashier)
+        return ticket.compose(
+            ticket.TicketData(
+                self._heading(operation.terminal, operation.branch),
+                operation.kind,  # type: ignore[arg-type]
+                date,
+                hhmmss,
+                printed.cashier,
+                printed.trace,
+                operation.amount,
+                state=state,  # type: ignore[arg-type]
+                operation=operation.operation if annulment is None else "",
+                authorization=operation.authorization,
+                document=operation.document,
+                holder=operation.name,
+                cashier_name=cashier.name if cashier else "",
+                fee=operation.fee,
+                currency=operation.currency,
+                annuls="" if annulment is None else operation.operation,
+                control=ticket.control(
+                    self._ticket_key,
+                    kind=operation.kind,
+                    reference=operation.reference,
+                    operation=operation.operation,
+                    authorization=operation.authorization,
+                    amount=operation.amount,
+                    currency=operation.currency,
+                    business_date=date,
+                    hhmmss=hhmmss,
+                    state=state,
+                ),
+                duplicate=duplicate,
+            )
+        )
+
+    def _declined_ticket(self, operation: RedOperation, duplicate: bool) -> list[str] | None:
+        """Declines print nothing unless configured."""
+        if not self._config.red.ticket_declines or operation.state != RECHAZO_REGISTRADO:
+            return None
+        return ticket.compose(
+            ticket.TicketData(
+                self._heading(operation.terminal, operation.branch),
+                operation.kind,  # type: ignore[arg-type]
+                self._calendar.business(operation.received_ns).iso,
+                self._calendar.local_time(operation.received_ns),
+                operation.cashier,
+                operation.trace,
+                operation.amount,
+                state="RECHAZO_REGISTRADO",
+                document=operation.document,
+                currency=operation.currency,
+                duplicate=duplicate,
+            )
+        )
+
+    def _make_heading(self, terminal: str, branch: str) -> ticket.Heading:
+        red = self._config.red
+        return ticket.heading(
+            company=red.company, ruc=red.ruc, address=red.address, branch=branch, terminal=terminal
+        )
+
+    # ---- pieces
+
+    def _note_newest(self, operation: RedOperation, step: Step) -> None:
+        self._records.put(
+            ops.RED_NEWEST, operation.terminal.encode(), operation.reference.encode(),
+            stamp=step.now_ns,
+        )  # fmt: skip
+
+    def _move(self, operation: RedOperation, event: str, step: Step) -> None:
+        operation.state = move(RED, operation.state, event)
+        operation.history.append((operation.state, step.now_ns))
+
+    def _load(self, reference: str) -> RedOperation | None:
+        found = self._records.get(ops.RED_OPERATIONS, reference.encode())
+        return None if found is None else ops.decode_red(found)
+
+    def _store(self, operation: RedOperation) -> None:
+        self._records.put(
+            ops.RED_OPERATIONS,
+            operation.reference.encode(),
+            ops.encode(operation),
+            open=bool(operation.owed) or operation.state == INICIADA,
+            stamp=operation.received_ns,
+        )

@@ -1,0 +1,221 @@
+"""One-time codes (código semilla): which card does a code prove, and what happens on a miss.
+
+Sources: RFC 6238 (TOTP), RFC 6287 (OCRA); windows, order of refusals and lock-outs are the cashier
+domain's. All codes of a person's cards are compared in the native core in constant time, and a
+person nobody knows takes the same path on dummy seeds, so that neither wording nor time tells who
+is a customer.
+"""
+
+import hmac
+from hashlib import blake2b
+
+from msgspec import Struct
+
+from core_ext import Batch, Ledger, Records
+from core_ext._mac import SeedVault
+from switch.config import Tokens
+from switch.flows import operations as ops
+from switch.flows.registry import Card, Person
+
+OCRA_SUITE = "OCRA-1:HOTP-SHA256-8:QN10-T1M"
+
+MISS, IN_WINDOW, EXPIRED = 0, 1, 2
+
+
+class Proof(Struct, frozen=True, gc=False):
+    """What the code proved. `card` is set where exactly one card is meant.
+
+    `refusal` is "" or the key of the response-code table; `counted` says that it is a wrong try.
+    `step` is the time step to be consumed, 0 for vouchers; `voucher` the key of the voucher.
+    """
+
+    card: Card | None
+    refusal: str = ""
+    counted: bool = False
+    step: int = 0
+    voucher: bytes = b""
+
+
+class Locks(Struct, frozen=True, gc=False):
+    """The keys under which tries of one request are counted in the ledger."""
+
+    identities: tuple[bytes, ...]
+    terminal: bytes
+    cashier: bytes
+    network: bytes
+
+
+class TokenDesk:
+    """Checks codes at the issuer. Durable state (last steps, tries) lives in the ledger."""
+
+    def __init__(
+        self, *, config: Tokens, ledger: Ledger, records: Records, vault: SeedVault, vale_key: bytes,
+        fingerprint_key: bytes,
+    ) -> None:
+        self._config = config
+        self._ledger = ledger
+        self._records = records
+        self._vault = vault
+        self._vale_key = vale_key
+        self._fingerprint_key = fingerprint_key
+
+    def locks(
+        self, cards: list[Card], identifier: str, network: str, terminal: str, cashier: str
+    ) -> Locks:
+        """Keys for the cards meant, or for the identifier where nobody is known by it."""
+        if cards:
+            identities = tuple(lock_key("card", c.id) for c in cards)
+        else:
+            identities = (self._blind("nobody", identifier),)
+        return Locks(
+            identities,
+            lock_key("terminal", terminal),
+            lock_key("cashier", network + cashier),
+            lock_key("network", network),
+        )
+
+    def locked(self, locks: Locks, now_s: int) -> bool:
+        """True where the terminal or the cashier may not try, or no card of the person is open."""
+        until = self._ledger.locked_until
+        if until(locks.terminal) > now_s or until(locks.cashier) > now_s:
+            return True
+        return all(until(key) > now_s for key in locks.identities)
+
+    def prove(self, cards: list[Card], kind: str, amount: int, code: str, now_s: int) -> Proof:
+        """Find the one card whose code this is. `cards` may be empty (an unknown person)."""
+        open_cards = [
+            c for c in cards if self._ledger.locked_until(lock_key("card", c.id)) <= now_s
+        ]
+        hits: list[tuple[Card, int]] = []
+        used = expired = False
+        for mode, group in self._by_mode(open_cards, amount):
+            for card, (verdict, step) in zip(
+                group, self._match(mode, group, kind, amount, code, now_s), strict=False
+            ):
+                if verdict == IN_WINDOW:
+                    last = self._ledger.last_step(lock_key("card", card.id))
+                    if last is None or step > last:
+                        hits.append((card, step))
+                    else:
+                        used = True
+                elif verdict == EXPIRED:
+                    expired = True
+        if len(hits) == 1:
+            return Proof(hits[0][0], step=hits[0][1])
+        if len(hits) > 1:
+            return Proof(None, "CODIGO_AMBIGUO")
+        vouchers = [c for c in open_cards if c.mode == "vale"]
+        if vouchers and (proof := self._voucher(vouchers, kind, amount, code, now_s)):
+            return proof
+        if used:
+            return Proof(None, "CODIGO_USADO")
+        if expired:
+            return Proof(None, "CODIGO_VENCIDO")
+        return Proof(None, "CODIGO", counted=True)
+
+    def accept(self, batch: Batch, proof: Proof) -> None:
+        """Queue what a good code changes: its step is consumed, wrong tries are forgotten."""
+        assert proof.card is not None
+        key = lock_key("card", proof.card.id)
+        if proof.step:
+            batch.accept_step(key, proof.step)
+        batch.clear_attempts(key)
+
+    def miss(self, locks: Locks, now_ns: int) -> tuple[bool, bool, bool]:
+        """Count a wrong code. Returns (a card was locked by it, terminal or cashier was, alarm)."""
+        c = self._config
+        batch = Batch()
+        for key in locks.identities:
+            batch.attempt(
+                key, limit=c.attempts_card, window_s=0, lock_s=c.lock_s, row_limit=c.row_max
+            )
+        cards = len(batch)
+        for key, limit in ((locks.terminal, c.attempts_terminal), (locks.cashier, c.attempts_cashier)):
+            batch.attempt(
+                key, limit=limit, window_s=c.attempts_window_s, lock_s=c.lock_s, row_limit=0
+            )
+        # A network is never locked: that would stop a country for one attacker. Lock time 0.
+        batch.attempt(
+            locks.network, limit=c.attempts_network_alarm, window_s=c.attempts_window_s, lock_s=0,
+            row_limit=0,
+        )
+        done = [result == 0 for result in self._ledger.apply(batch, now_ns)]
+        return not all(done[:cards]), not all(done[cards:-1]), not done[-1]
+
+    def voucher_key(self, card: str, code: str) -> bytes:
+        """HMAC under which a voucher is stored; the code itself is stored nowhere."""
+        return hmac.digest(self._vale_key, f"VALE1|{card}|{code}".encode(), "sha256")
+
+    def _by_mode(self, cards: list[Card], amount: int) -> list[tuple[str, list[Card]]]:
+        above = self._config.ocra_above
+        groups: dict[str, list[Card]] = {}
+        for card in cards:
+            mode = "ocra" if card.mode == "totp" and 0 < above <= amount else card.mode
+            if mode != "vale":
+                groups.setdefault(mode, []).append(card)
+        return list(groups.items()) or [(self._config.mode, [])]
+
+    def _match(
+        self, mode: str, cards: list[Card], kind: str, amount: int, code: str, now_s: int
+    ) -> list[tuple[int, int]]:
+        c = self._config
+        ocra = mode == "ocra"
+        return self._vault.match(
+            [card.seed for card in cards],
+            [card.id.encode() for card in cards],
+            code,
+            mode="ocra" if ocra else "totp",
+            now_s=now_s,
+            digits=8 if ocra else c.digits,
+            algorithm=c.algorithm,
+            step_s=c.step_s,
+            question=ocra_question(kind, amount) if ocra else "",
+            suite=OCRA_SUITE if ocra else "",
+            back=c.back,
+            forward=c.forward,
+            probe=c.probe,
+            pad_to=c.max_cards,
+        )
+
+    def _voucher(
+        self, cards: list[Card], kind: str, amount: int, code: str, now_s: int
+    ) -> Proof | None:
+        for card in cards:
+            key = self.voucher_key(card.id, code)
+            found = self._records.get(ops.VOUCHERS, key)
+            if found is None:
+                continue
+            voucher = ops.decode_voucher(found)
+            if voucher.state == "redeemed":
+                return Proof(None, "CODIGO_USADO")
+            if voucher.state != "active" or voucher.expires_ns <= now_s * 1_000_000_000:
+                return Proof(None, "CODIGO_VENCIDO")
+            fits = amount == voucher.amount if voucher.exact else amount <= voucher.amount
+            if not fits or kind not in voucher.channels:
+                return Proof(None, "CODIGO", counted=True)
+            return Proof(card, voucher=key)
+        return None
+
+    def _blind(self, purpose: str, text: str) -> bytes:
+        return blake2b(
+            text.encode(), digest_size=16, key=self._fingerprint_key, person=purpose.encode()
+        ).digest()
+
+
+def lock_key(purpose: str, name: str) -> bytes:
+    """The 16-byte ledger key of tries and steps of one card, terminal, cashier or network."""
+    return blake2b(name.encode(), digest_size=16, person=purpose.encode()).digest()
+
+
+def ocra_question(kind: str, amount: int) -> str:
+    """The challenge that binds a code to its operation: one digit of kind, nine of amount."""
+    return f"{1 if kind == 'cash_out' else 2}{amount:09d}"
+
+
+def person_cards(person: Person | None, cards: list[Card | None], kind: str) -> list[Card]:
+    """The cards a code is tried on: active ones, or all where none is (so that a right code on a
+    blocked card is refused as blocked, and a wrong one as wrong)."""
+    if person is None:
+        return []
+    known = [c for c in cards if c is not None]
+    return [c for c in known if c.state == "active"] or known

@@ -1,0 +1,1 @@
+"""Durable state: recovery, groups, snapshots, and the read model that follows them."""

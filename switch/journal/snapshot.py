@@ -1,0 +1,144 @@
+"""Snapshots: the whole state in one file, so that recovery need not start at the first record.
+
+    magic 8 · header length 4 · header (MessagePack) · sections · SHA-256 of all before it
+
+A section is a sequence of chunks, each 4 bytes of length and its bytes, ended by a zero length.
+Sections are the ledger and the record store. Files are written beside their final name, synced and
+renamed; two generations are kept. A snapshot is made by a follower, never by the live node (see
+docs/decisions/0002).
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from core_ext import Ledger, Records
+from core_ext._journal import Position
+
+MAGIC = b"TRNCSNP1"
+GENERATIONS = 2
+
+
+class SnapshotError(Exception):
+    """A snapshot file cannot be used; says which and why."""
+
+
+class Header(msgspec.Struct, frozen=True):
+    """Where in the journal the state stands, and what it must digest to."""
+
+    seq: int
+    chain: bytes
+    segment: int
+    offset: int
+    ledger_digest: int
+    records_digest: int
+
+
+def files(directory: Path) -> list[Path]:
+    """Snapshots of a data directory, newest first."""
+    return sorted(directory.glob("snapshot-*.trn"), reverse=True)
+
+
+def write(directory: Path, position: Position, ledger: Ledger, records: Records) -> Path:
+    """Write a snapshot of state at a journal position; returns its path once it is durable."""
+    header = Header(
+        position.seq, position.chain, position.segment, position.offset, ledger.digest(),
+        records.digest(),
+    )  # fmt: skip
+    path = directory / f"snapshot-{position.seq:020d}.trn"
+    partial = path.with_suffix(".part")
+    with open(partial, "wb", opener=_private) as file:
+        _write_all(file, header, (ledger.dump(), records.dump()))
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+    _sync_directory(directory)
+    for old in files(directory)[GENERATIONS:]:
+        old.unlink()
+    return path
+
+
+def load_newest(directory: Path, ledger: Ledger, records: Records) -> Header | None:
+    """Load the newest snapshot into empty state; None where there is none.
+
+    Raises:
+        SnapshotError: the newest is damaged. The older generation is there for `restore`; falling
+            back silently could hide a failing disk.
+    """
+    found = files(directory)
+    return load(found[0], ledger, records) if found else None
+
+
+def load(path: Path, ledger: Ledger, records: Records) -> Header:
+    """Load one snapshot file into empty state, checking its hash and digests."""
+    with open(path, "rb") as file:
+        _check_hash(path, file)
+        file.seek(len(MAGIC))
+        size = int.from_bytes(file.read(4))
+        header = msgspec.msgpack.decode(file.read(size), type=Header)
+        try:
+            ledger.load(_chunks(file))
+            records.load(_chunks(file))
+        except ValueError as error:
+            raise SnapshotError(f"{path}: {error}") from error
+    if (ledger.digest(), records.digest()) != (header.ledger_digest, header.records_digest):
+        raise SnapshotError(f"{path}: the state in it is not the state it was made of")
+    return header
+
+
+def _write_all(file: BinaryIO, header: Header, sections: Iterable[Iterator[bytes]]) -> None:
+    digest = hashlib.sha256()
+
+    def put(data: bytes) -> None:
+        digest.update(data)
+        file.write(data)
+
+    raw = msgspec.msgpack.encode(header)
+    put(MAGIC)
+    put(len(raw).to_bytes(4))
+    put(raw)
+    for section in sections:
+        for chunk in section:
+            put(len(chunk).to_bytes(4))
+            put(chunk)
+        put(bytes(4))
+    file.write(digest.digest())
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    while size := int.from_bytes(file.read(4)):
+        chunk = file.read(size)
+        if len(chunk) != size:
+            raise ValueError("the file ends within a chunk")
+        yield chunk
+
+
+def _check_hash(path: Path, file: BinaryIO) -> None:
+    left = os.fstat(file.fileno()).st_size - 32
+    digest = hashlib.sha256()
+    if left < len(MAGIC) or file.read(len(MAGIC)) != MAGIC:
+        raise SnapshotError(f"{path}: not a snapshot")
+    digest.update(MAGIC)
+    left -= len(MAGIC)
+    while left > 0:
+        data = file.read(min(left, 1 << 20))
+        digest.update(data)
+        left -= len(data)
+    if file.read(32) != digest.digest():
+        raise SnapshotError(f"{path}: damaged, its hash does not match")
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,166 @@
+"""The durable state of a node: ledger and record store, rebuilt from snapshot and journal.
+
+Recovery is the only way to start: a first start replays nothing. Every change of state writes its
+record into the journal's open group; `seal` hands that group to the flusher, and what it reveals
+may leave once `durable_seq` has reached it.
+"""
+
+import os
+import select
+import time
+from pathlib import Path
+
+import msgspec
+
+from core_ext import Journal, Ledger, Reader, Records
+from core_ext._journal import Position
+from switch.config import Config
+from switch.flows.step import DIGEST_RECORD
+from switch.journal import snapshot
+
+LEDGER_KINDS = (1, 63)
+RECORDS_KINDS = (64, 95)
+# A group is started on its way when it holds this much, even while the turn goes on reading.
+OPEN_BYTES_MAX = 1 << 20
+
+
+class StateError(Exception):
+    """The data directory does not give the state that was acknowledged; says where."""
+
+
+class Recovery(msgspec.Struct, frozen=True):
+    """What recovery did: the snapshot it began at, records replayed, and how long it took."""
+
+    snapshot_seq: int
+    records: int
+    seconds: float
+    torn: str
+
+    @property
+    def rate_per_s(self) -> float:
+        return self.records / self.seconds if self.seconds else 0.0
+
+
+class Digest(msgspec.Struct, array_like=True):
+    """State digests as the live node saw them; replay must come to the same."""
+
+    ledger: int
+    records: int
+
+
+class State:
+    """Ledger and record store rebuilt from a data directory, without writing anything to it."""
+
+    def __init__(self, config: Config, directory: Path) -> None:
+        self.directory = directory
+        self.journal = Journal(
+            str(directory / "journal"),
+            segment_bytes=config.journal.segment_bytes,
+            group_bytes_max=config.journal.group_bytes_max,
+            direct=config.journal.direct,
+            reserve_bytes=config.journal.reserve_bytes,
+        )
+        self.ledger = Ledger(
+            accounts_max=config.ledger.accounts_max,
+            holds_max=config.ledger.holds_max,
+            keys_max=config.ledger.keys_max,
+            sink=self.journal,
+        )
+        self.records = Records(self.journal, bytes_max=config.ledger.records_bytes_max)
+        self.digests_checked = 0
+        self.position: Position
+        self.recovery: Recovery
+
+    def recover(self) -> None:
+        """Load the newest snapshot and replay what follows it.
+
+        Raises:
+            Corruption, SnapshotError, StateError: the directory is damaged; nothing was changed.
+        """
+        began = time.perf_counter()
+        header = snapshot.load_newest(self.directory, self.ledger, self.records)
+        start = None
+        if header is not None:
+            start = Position(header.seq, header.chain, header.segment, header.offset)
+        reader = Reader(str(self.directory / "journal"), position=start)
+        count = reader.replay(
+            [(*LEDGER_KINDS, self.ledger), (*RECORDS_KINDS, self.records)], self._on_record
+        )
+        self.position = reader.position
+        self.recovery = Recovery(
+            0 if header is None else header.seq, count, time.perf_counter() - began,
+            reader.torn or "",
+        )  # fmt: skip
+        reader.close()
+
+    def _on_record(self, seq: int, kind: int, payload: bytes) -> None:
+        if kind != DIGEST_RECORD:
+            return
+        expected = msgspec.msgpack.decode(payload, type=Digest)
+        if (self.ledger.digest(), self.records.digest()) != (expected.ledger, expected.records):
+            raise StateError(f"replay differs from the live state at record {seq}")
+        self.digests_checked += 1
+
+
+class Store(State):
+    """The live state. One process owns it: the journal's directory is locked."""
+
+    def __init__(self, config: Config, directory: Path) -> None:
+        super().__init__(config, directory)
+        self._groups_per_digest = config.journal.digest_every_groups
+        self._groups_to_digest = self._groups_per_digest
+        self._reserve_bytes = config.journal.reserve_bytes
+
+    def open(self) -> None:
+        """Recover, then go on where the journal ends."""
+        os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        self.recover()
+        fresh = self.position.seq == 0
+        self.journal.start(None if fresh else self.position)
+
+    @property
+    def admitting(self) -> bool:
+        """True while there is durable room for new work beyond what open work may still need."""
+        return self.journal.room_bytes > self.journal.open_bytes + OPEN_BYTES_MAX
+
+    def append(self, kind: int, record: msgspec.Struct) -> None:
+        """Write an application record into the open group."""
+        self.journal.append(kind, msgspec.msgpack.encode(record))
+
+    def seal(self) -> None:
+        """Hand the open group to the flusher, now and then with a digest of the state."""
+        if not self.journal.open_count:
+            return
+        self._groups_to_digest -= 1
+        if self._groups_to_digest <= 0:
+            self._groups_to_digest = self._groups_per_digest
+            self.append(DIGEST_RECORD, Digest(self.ledger.digest(), self.records.digest()))
+        self.journal.seal()
+
+    def commit(self) -> None:
+        """Seal and wait until everything is durable; for tools, not for the answer's path.
+
+        Raises:
+            OSError: the journal failed; nothing after the last durable group is acknowledged.
+        """
+        journal = self.journal
+        last = journal.next_seq - 1
+        while journal.durable_seq < last:
+            if journal.failure:
+                raise OSError(f"journal: {journal.failure}")
+            self.seal()
+            select.select([journal.fileno()], [], [], 1.0)
+            journal.clear_event()
+
+    def close(self) -> None:
+        self.journal.close()
+
+
+def make_snapshot(config: Config, directory: Path) -> Path:
+    """Follow the journal up to its present end and write a snapshot of it.
+
+    Works beside a live node: it only reads what is durable. Returns the new file's path.
+    """
+    state = State(config, directory)
+    state.recover()
+    return snapshot.write(directory, state.position, state.ledger, state.records)

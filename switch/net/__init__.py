@@ -1,0 +1,1 @@
+"""Connections and turns: how bytes become requests, and durable decisions become bytes."""

@@ -1,0 +1,224 @@
+"""Driver A: trio streams. One task per connection reads; a turn takes all that one read brought.
+
+No `await` per message: a read, the turn, and the answers leave when their group is durable, from
+the gate's task, in one write per connection.
+"""
+
+import contextlib
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+import trio
+
+from protocols.messages import SignOff
+from protocols.session import Acceptor, BadRequest, PeerKey, SignOnGuard, Vocabulary
+from switch.clock import iso_ms
+from switch.net.peer import Peer
+from switch.node import Node
+
+log = structlog.get_logger("troncal")
+
+Handle = Callable[[Any, Peer, Any], None]
+"""(step, peer, message): give one request to its flow."""
+
+
+class Driver:
+    """Serves the connections of one listener.
+
+    Args:
+        vocabulary: what its peers speak.
+        authenticate: (peer, key version) to key, None for unknown or disabled.
+        handle: gives one request to its flow; answers come back through the gate.
+        sessions_max: sessions of one peer at a time; one more closes the oldest.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        *,
+        name: str,
+        vocabulary: Vocabulary,
+        authenticate: Callable[[str, int], PeerKey | None],
+        handle: Handle,
+        sessions_max: int,
+        guard: SignOnGuard,
+    ) -> None:
+        self._node = node
+        self._name = name
+        self._vocabulary = vocabulary
+        self._authenticate = authenticate
+        self._handle = handle
+        self._sessions_max = sessions_max
+        self._guard = guard
+        self._config = node.config.session
+        self._sessions: dict[str, OrderedDict[Peer, None]] = {}
+        self.peers: dict[Peer, None] = {}
+        self.accepted = 0
+        self.refused = 0
+
+    async def serve(self, stream: trio.abc.Stream) -> None:
+        """Serve one connection to its end. Never raises for anything a peer does."""
+        self.accepted += 1
+        if len(self.peers) >= self._config.connections_max:
+            self.refused += 1
+            await trio.aclose_forcefully(stream)
+            return
+        peer = self._peer(stream)
+        self.peers[peer] = None
+        try:
+            with peer.cancel_scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write_behind, peer)
+                    await self._read(peer)
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._forget(peer)
+            with trio.CancelScope(shield=True), trio.move_on_after(1):
+                await self._close(stream)
+        log.info("closed", listener=self._name, peer=peer.name, reason=peer.session.closing or "")
+
+    async def sweep(self) -> None:
+        """Once a second: echo into silence, end what is dead or does not sign on."""
+        while True:
+            await trio.sleep(1)
+            now_s = trio.current_time()
+            for peer in list(self.peers):
+                if peer.session.signed_on:
+                    peer.write(peer.session.silence(now_s - peer.heard_s))
+                    if peer.session.closing:
+                        peer.cut(peer.session.closing)
+                elif now_s - peer.opened_s >= self._config.sign_on_s:
+                    peer.cut("no sign-on in time")
+
+    def finish(self) -> None:
+        """Stop reading everywhere; connections end once their answers are out."""
+        for peer in list(self.peers):
+            peer.finishing = True
+            if peer.idle:
+                peer.cut("shutdown")
+
+    async def finished(self) -> None:
+        """Wait until every connection has got its answers and is gone."""
+        while self.peers:
+            for peer in list(self.peers):
+                if peer.idle:
+                    peer.cut("shutdown")
+            await trio.sleep(0.01)
+
+    # ---- one connection
+
+    async def _read(self, peer: Peer) -> None:
+        most = self._config.max_in_flight
+        try:
+            while peer.session.closing is None and not peer.finishing:
+                data = await peer.read()
+                if not data:
+                    break
+                if not peer.session.signed_on:
+                    await self._sign_on_turn(peer, data, most)
+                else:
+                    self._turn(peer, data, most)
+                while peer.in_flight >= most or peer.session.more:
+                    await peer.room(most)
+                    self._turn(peer, b"", most)
+                await self._node.room()
+            # A peer that only half-closed, or signed off, still gets what it is owed.
+            with trio.move_on_after(self._config.drain_s):
+                await peer.drained()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            peer.session.closing = peer.session.closing or "connection lost"
+
+    async def _sign_on_turn(self, peer: Peer, data: bytes, limit: int) -> None:
+        wait_s = self._guard.wait_s(peer.address)
+        if wait_s > self._config.sign_on_s:
+            peer.session.closing = "too many failed sign-ons from this address"
+            return
+        if wait_s:
+            await trio.sleep(wait_s)
+        self._turn(peer, data, limit)
+        if peer.session.refused:
+            self._guard.failed(peer.address, peer.session.claimed_peer)
+            log.warning("sign_on_refused", listener=self._name, address=peer.address)
+
+    def _turn(self, peer: Peer, data: bytes, most: int) -> None:
+        """Everything of one read: decode, decide, and hold the answers."""
+        session = peer.session
+        was_confirmed = session.confirmed
+        messages = peer.take(data, max(most - peer.in_flight, 1))
+        if session.confirmed and not was_confirmed:
+            self._confirmed(peer)
+        if not messages:
+            return
+        node, handle = self._node, self._handle
+        step = node.begin()
+        for message in messages:
+            if type(message) is BadRequest:
+                continue
+            peer.in_flight += 1
+            handle(step, peer, message)
+            if type(message) is SignOff:
+                peer.finishing = True
+                break
+        node.end(step)
+
+    async def _write_behind(self, peer: Peer) -> None:
+        try:
+            await peer.write_behind()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            peer.cut("connection lost while writing")
+
+    async def _close(self, stream: trio.abc.Stream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            await stream.aclose()
+
+    # ---- sessions
+
+    def _peer(self, stream: trio.abc.Stream) -> Peer:
+        address = _address(stream)
+
+        def authenticate(number: str, version: int) -> PeerKey | None:
+            if not self._guard.allowed(address, number):
+                return None
+            return self._authenticate(number, version)
+
+        session = Acceptor(
+            vocabulary=self._vocabulary,
+            authenticate=authenticate,
+            nonce=os.urandom(16),
+            now_iso=lambda: iso_ms(self._node.clock.wall_ns()),
+            frame_bytes_max=self._config.frame_bytes_max,
+            heartbeat_s=self._config.heartbeat_s,
+        )
+        return Peer(
+            stream, session, address=address, outbox_bytes_max=self._config.outbox_bytes_max
+        )
+
+    def _confirmed(self, peer: Peer) -> None:
+        """The peer has proved that it is no replay: now it counts, and may displace the oldest."""
+        peer.name = peer.session.peer
+        sessions = self._sessions.setdefault(peer.name, OrderedDict())
+        sessions[peer] = None
+        while len(sessions) > self._sessions_max:
+            oldest, _ = sessions.popitem(last=False)
+            oldest.cut("displaced by a newer session")
+
+    def _forget(self, peer: Peer) -> None:
+        self.peers.pop(peer, None)
+        sessions = self._sessions.get(peer.name)
+        if sessions is not None:
+            sessions.pop(peer, None)
+            if not sessions:
+                del self._sessions[peer.name]
+
+
+def _address(stream: trio.abc.Stream) -> str:
+    transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    if isinstance(transport, trio.SocketStream):
+        try:
+            return str(transport.socket.getpeername()[0])
+        except OSError:
+            return "gone"
+    return "memory"

@@ -1,0 +1,148 @@
+"""One accepted connection: its session, what waits to be written, and the write-through.
+
+An answer is written at once, without waiting, by whoever releases it; only when the socket is full
+does the connection's own task take over (and TLS, which cannot be written without waiting). A
+peer that does not read is cut off at `outbox_bytes_max`.
+"""
+
+import os
+from typing import Any
+
+import trio
+
+from protocols.messages import Message
+from protocols.session import Acceptor
+
+
+class Peer:
+    """A connection as the switch sees it. Owned by its task; written to from any turn.
+
+    Attributes:
+        name: number of the signed-on peer, "" before.
+        in_flight: requests taken that have no answer yet.
+        heard_s: trio time of the last byte received.
+    """
+
+    __slots__ = (
+        "_fd",
+        "_flush_needed",
+        "_outbox",
+        "_outbox_bytes_max",
+        "_ready",
+        "_room",
+        "_writing",
+        "address",
+        "cancel_scope",
+        "finishing",
+        "heard_s",
+        "in_flight",
+        "name",
+        "opened_s",
+        "session",
+        "stream",
+    )
+
+    def __init__(
+        self, stream: trio.abc.Stream, session: Acceptor, *, address: str, outbox_bytes_max: int
+    ) -> None:
+        self.stream = stream
+        self.session = session
+        self.address = address
+        self.name = ""
+        self.in_flight = 0
+        self.opened_s = self.heard_s = trio.current_time()
+        self.cancel_scope = trio.CancelScope()
+        self.finishing = False
+        self._fd = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
+        self._outbox = bytearray()
+        self._outbox_bytes_max = outbox_bytes_max
+        self._ready: list[Message] = []
+        self._writing = False
+        self._flush_needed = trio.Event()
+        self._room = trio.Event()
+
+    # ---- destination of the reply gate
+
+    def ready(self, message: Message) -> None:
+        self._ready.append(message)
+
+    def flush(self) -> None:
+        """Encode and write everything that is ready."""
+        messages, self._ready = self._ready, []
+        self.in_flight -= len(messages)
+        self._room.set()
+        self.write(self.session.encode(messages))
+
+    def write(self, data: bytes) -> None:
+        """Write through if the socket takes it; else leave it to the connection's task."""
+        if not data:
+            return
+        if self._fd >= 0 and not self._outbox and not self._writing:
+            try:
+                sent = os.write(self._fd, data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self.cut("connection lost while writing")
+                return
+            if sent == len(data):
+                return
+            data = data[sent:]
+        if len(self._outbox) + len(data) > self._outbox_bytes_max:
+            self.cut("does not read its answers")
+            return
+        self._outbox += data
+        self._flush_needed.set()
+
+    def cut(self, reason: str) -> None:
+        """End the connection now. What was in flight is unknown to the peer."""
+        if self.session.closing is None:
+            self.session.closing = reason
+        self._fd = -1
+        self.cancel_scope.cancel()
+
+    # ---- the connection's own tasks
+
+    async def write_behind(self) -> None:
+        """Send what could not be written through; one task for each connection that needs it."""
+        while True:
+            await self._flush_needed.wait()
+            self._flush_needed = trio.Event()
+            self._writing = True
+            try:
+                while self._outbox:
+                    data = bytes(self._outbox)
+                    self._outbox.clear()
+                    await self.stream.send_all(data)
+            finally:
+                self._writing = False
+            self._room.set()
+
+    async def read(self, bytes_max: int = 65536) -> bytes:
+        data = bytes(await self.stream.receive_some(bytes_max))
+        self.heard_s = trio.current_time()
+        return data
+
+    async def room(self, in_flight_max: int) -> None:
+        """Wait until fewer than `in_flight_max` requests are unanswered."""
+        while self.in_flight >= in_flight_max:
+            self._room = trio.Event()
+            await self._room.wait()
+
+    async def drained(self) -> None:
+        """Wait until everything taken is answered and written."""
+        while self.in_flight or self._outbox or self._writing:
+            self._room = trio.Event()
+            await self._room.wait()
+
+    @property
+    def idle(self) -> bool:
+        return not (self.in_flight or self._outbox or self._writing)
+
+    def take(self, data: bytes, limit: int | None) -> list[Any]:
+        """Messages now complete; what the session itself owes is written at once."""
+        messages = self.session.receive(data, limit)
+        output = self.session.output()
+        if output:
+            self.write(output)
+        return messages

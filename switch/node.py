@@ -1,0 +1,342 @@
+"""The node: state, flows and gate put together. Synchronous; everything is driven from outside.
+
+A turn is: begin a step, give requests to the flows, end the step. Ending it writes what must be
+kept, holds the answers in the gate and hands the group to the flusher if that is free.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+import trio
+
+from core_ext import Batch, Counters, Histogram, Result, Wheel
+from core_ext._mac import SeedVault
+from protocols.messages import Message
+from switch.calendar import Calendar
+from switch.clock import Clock
+from switch.config import Config
+from switch.flows import operations as ops
+from switch.flows.ceibo import Ceibo
+from switch.flows.fingerprint import Fingerprint
+from switch.flows.limit_book import LimitBook
+from switch.flows.red import Red
+from switch.flows.registry import Registry, Terminal
+from switch.flows.shifts import Shifts
+from switch.flows.sicoop import Sicoop
+from switch.flows.step import (
+    ALARM_RECORD,
+    AUDIT_RECORD,
+    NOTICE_RECORD,
+    Alarm,
+    AppNotice,
+    Arm,
+    Audit,
+    Disarm,
+    Reply,
+    Step,
+)
+from switch.flows.tokens import TokenDesk
+from switch.journal.gate import Destination, ReplyGate
+from switch.journal.store import OPEN_BYTES_MAX, StateError, Store
+from switch.ops.audit import encode, from_effect
+from switch.ops.keys import MasterKey
+
+COUNTERS = (
+    "requests",
+    "answers",
+    "approved",
+    "declined",
+    "turns",
+    "groups",
+    "late_answers",
+    "alarms",
+    "audit_events",
+    "refused_full",
+)
+REQUESTS, ANSWERS, APPROVED, DECLINED, TURNS, GROUPS, LATE, ALARMS, AUDITS, FULL = range(10)
+ALARM_NAMES_MAX = 200
+TICK_NS = 1_000_000_000
+FORGET_EVERY_NS = 60 * 1_000_000_000
+FORGET_COUNT = 20_000
+MASTER_KEY_CHECK = b"master_key"
+
+log = structlog.get_logger("troncal")
+
+
+class AlarmRecord(msgspec.Struct, array_like=True):
+    at_ns: int
+    name: str
+    subject: str
+    detail: str
+
+
+class NoticeRecord(msgspec.Struct, array_like=True):
+    at_ns: int
+    card: str
+    what: str
+    branch: str
+
+
+class Node:
+    """One process's roles on one durable state. `open` before use; single-threaded."""
+
+    def __init__(self, config: Config, master: MasterKey, clock: Clock, directory: Path) -> None:
+        self.config = config
+        self.clock = clock
+        self.master = master
+        self.store = Store(config, directory)
+        self.gate = ReplyGate()
+        self.counters = Counters(COUNTERS)
+        self.latency = Histogram()
+        self.codes: dict[str, int] = {}
+        self.alarms: dict[str, int] = {}
+        self.calendar = Calendar(
+            config.node.zone,
+            config.business.cut_off,
+            (config.business.night_from, config.business.night_until),
+        )
+        self._wheel = Wheel()
+        self._timers: dict[tuple[str, str, str], int] = {}
+        self._timer_keys: dict[int, tuple[str, str, str]] = {}
+        self._next_timer = 1
+        self._day_end_ns = 0
+        self._forgotten_ns = 0
+        self._progress = trio.Event()
+        self._build()
+
+    def _build(self) -> None:
+        store, master, config = self.store, self.master, self.config
+        self.registry = Registry(store.records)
+        self.vault = SeedVault(master.subkey("card-seeds"))
+        fingerprint_key = master.subkey("fingerprint")
+        fingerprint = Fingerprint(fingerprint_key)
+        self.limits = LimitBook(config=config, calendar=self.calendar, ledger=store.ledger)
+        self.desk = TokenDesk(
+            config=config.tokens,
+            ledger=store.ledger,
+            records=store.records,
+            vault=self.vault,
+            vale_key=master.subkey("vale"),
+            fingerprint_key=fingerprint_key,
+        )
+        self.ceibo = Ceibo(
+            config=config,
+            registry=self.registry,
+            records=store.records,
+            ledger=store.ledger,
+            desk=self.desk,
+            limits=self.limits,
+            fingerprint=fingerprint,
+            authorization_key=fingerprint_key,
+        )
+        self.sicoop = Sicoop(
+            config=config,
+            registry=self.registry,
+            records=store.records,
+            ledger=store.ledger,
+            calendar=self.calendar,
+            limits=self.limits,
+            fingerprint=fingerprint,
+            issuer=self.ceibo,
+        )
+        self.shifts = Shifts(
+            config=config,
+            registry=self.registry,
+            records=store.records,
+            ledger=store.ledger,
+            vault=self.vault,
+        )
+        self.red = Red(
+            config=config,
+            registry=self.registry,
+            records=store.records,
+            calendar=self.calendar,
+            fingerprint=fingerprint,
+            shifts=self.shifts,
+            platform=self.sicoop,
+            ticket_key=master.subkey("ticket"),
+        )
+        self._deadlines = {"red": self.red.on_deadline, "sicoop": self.sicoop.on_deadline}
+
+    def open(self) -> None:
+        """Recover the state and finish what a stop left open."""
+        self.store.open()
+        self._check_master_key()
+        step = self.begin()
+        self.red.recover(step)
+        self.sicoop.recover(step, self.red.state)
+        self.end(step)
+
+    def close(self) -> None:
+        self.store.close()
+
+    def _check_master_key(self) -> None:
+        """Refuse another master key than the one this state was sealed under."""
+        records, own = self.store.records, self.master.check_value.encode()
+        known = records.get(ops.META, MASTER_KEY_CHECK)
+        if known is None:
+            records.put(ops.META, MASTER_KEY_CHECK, own)
+        elif known != own:
+            raise StateError(
+                f"the master key is not the one of {self.store.directory}: "
+                f"its check value is {own.decode()}, the data's {known.decode()}"
+            )
+
+    # ---- turns
+
+    def begin(self) -> Step:
+        """Start a step: its time, and whether new work may be taken."""
+        now_ns = self.clock.wall_ns()
+        if now_ns >= self._day_end_ns or now_ns < self._day_end_ns - 3 * 86_400 * TICK_NS:
+            self.limits.refresh(now_ns)
+            self._day_end_ns = self.calendar.business(now_ns).end_ns
+        return Step(now_ns, self.clock.mono_ns(), self.store.admitting)
+
+    def terminal_request(
+        self, step: Step, terminal: Terminal, message: Any, origin: Destination
+    ) -> None:
+        """One request of a signed-on terminal; its answer goes into the gate at the step's end."""
+        self.counters.add(REQUESTS)
+        answer = self.red.ask(step, terminal, message, origin)
+        if answer is not None:
+            step.reply(origin, answer)
+
+    def network_request(self, step: Step, network: str, message: Any, origin: Destination) -> None:
+        """One request of a network's session."""
+        self.counters.add(REQUESTS)
+        answer = self.sicoop.ask(step, network, message, origin)
+        if answer is not None:
+            step.reply(origin, answer)
+
+    def end(self, step: Step) -> None:
+        """Carry out the effects of a step and let the journal have its group."""
+        replies = []
+        for effect in step.effects:
+            if type(effect) is Reply:
+                replies.append(effect)
+            else:
+                self._carry_out(effect, step)
+        journal = self.store.journal
+        seq = journal.next_seq - 1
+        for reply in replies:
+            self._count_answer(reply.message)
+            self.gate.hold(seq, reply.origin, reply.message)  # type: ignore[arg-type]
+        self.counters.add(TURNS)
+        if journal.durable_seq >= seq:
+            self.gate.release(seq)
+        elif not journal.busy:
+            self.store.seal()
+
+    def on_durable(self) -> None:
+        """The flusher has made progress: let answers out, hand over what has gathered since."""
+        journal = self.store.journal
+        journal.clear_event()
+        if journal.failure:
+            raise OSError(f"journal failed, nothing more is acknowledged: {journal.failure}")
+        if journal.open_count and not journal.busy:
+            self.store.seal()
+        self.gate.release(journal.durable_seq)
+        self.counters.add(GROUPS)
+        self._progress.set()
+
+    async def room(self) -> None:
+        """Wait while the open group is so large that no more requests should be read."""
+        while self.store.journal.open_bytes > OPEN_BYTES_MAX:
+            self._progress = trio.Event()
+            await self._progress.wait()
+
+    # ---- time
+
+    def next_deadline_ns(self) -> int | None:
+        return self._wheel.next_ns
+
+    def run_timers(self) -> None:
+        """Call what is due; then the journaled tick of the ledger and bounded forgetting."""
+        step = self.begin()
+        for timer in self._wheel.advance(step.mono_ns):
+            role, kind, key = self._timer_keys.pop(timer)
+            del self._timers[role, kind, key]
+            self._deadlines[role](step, kind, key)
+        self._forget(step)
+        self.end(step)
+
+    def _forget(self, step: Step) -> None:
+        """Drop what is older than the retention, a bounded piece at a time."""
+        if step.mono_ns - self._forgotten_ns < FORGET_EVERY_NS:
+            return
+        self._forgotten_ns = step.mono_ns
+        before_ns = step.now_ns - self.config.journal.retention_h * 3_600_000_000_000
+        batch = Batch()
+        batch.tick()
+        batch.forget(before_ns)
+        self.store.ledger.apply(batch, step.now_ns)
+        for space in self.red.spaces + self.sicoop.spaces + self.ceibo.spaces:
+            self.store.records.forget(space, before_ns, max_count=FORGET_COUNT)
+
+    def _carry_out(self, effect: Any, step: Step) -> None:
+        match effect:
+            case Arm():
+                self._arm((effect.role, effect.kind, effect.key), effect.at_ns)
+            case Disarm():
+                timer = self._timers.pop((effect.role, effect.kind, effect.key), None)
+                if timer is not None:
+                    del self._timer_keys[timer]
+                    self._wheel.cancel(timer)
+            case Audit():
+                self._audit(effect, step)
+            case Alarm():
+                self._alarm(effect, step)
+            case AppNotice():
+                self.store.append(
+                    NOTICE_RECORD,
+                    NoticeRecord(step.now_ns, effect.card, effect.what, effect.branch),
+                )
+
+    def _arm(self, key: tuple[str, str, str], at_ns: int) -> None:
+        timer = self._timers.get(key)
+        if timer is None:
+            timer = self._timers[key] = self._next_timer
+            self._timer_keys[timer] = key
+            self._next_timer += 1
+        self._wheel.arm(timer, at_ns)
+
+    def _audit(self, effect: Audit, step: Step) -> None:
+        self.counters.add(AUDITS)
+        self.store.journal.append(AUDIT_RECORD, encode(from_effect(effect, step.now_ns)))
+        if effect.security:
+            log.warning("security", what=effect.what, who=effect.who, outcome=effect.outcome)
+
+    def _alarm(self, effect: Alarm, step: Step) -> None:
+        self.counters.add(ALARMS)
+        if effect.name in self.alarms or len(self.alarms) < ALARM_NAMES_MAX:
+            self.alarms[effect.name] = self.alarms.get(effect.name, 0) + 1
+        self.store.append(
+            ALARM_RECORD, AlarmRecord(step.now_ns, effect.name, effect.subject, effect.detail)
+        )
+        log.warning("alarm", alarm=effect.name, subject=effect.subject, detail=effect.detail)
+
+    def _count_answer(self, message: Message) -> None:
+        self.counters.add(ANSWERS)
+        code = getattr(message, "code", None)
+        if code is not None:
+            self.codes[code] = self.codes.get(code, 0) + 1
+
+    # ---- for operators
+
+    def money_check(self) -> dict[str, int]:
+        """Σ debits − Σ credits over all ledgers, posted and pending: both are 0 at all times."""
+        posted = pending = 0
+        for debits_pending, debits_posted, credits_pending, credits_posted in (
+            self.store.ledger.totals().values()
+        ):
+            posted += debits_posted - credits_posted
+            pending += debits_pending - credits_pending
+        return {"posted": posted, "pending": pending}
+
+
+def expect_done(results: list[int], what: str) -> None:
+    """For commands of our own making: anything but done is our mistake."""
+    bad = [Result(r).name for r in results if r != Result.DONE]
+    assert not bad, f"{what}: {bad}"

@@ -1,0 +1,1 @@
+"""What operating the switch needs: keys, logs, audit, metrics, health. Nothing decides money."""

@@ -1,0 +1,68 @@
+"""What a node shows to its monitoring, by name."""
+
+from collections.abc import Mapping
+
+from switch.flows.registry import Network
+from switch.net.driver import Driver
+from switch.node import Node
+from switch.ops.metrics import Metrics
+
+
+def add_node_metrics(metrics: Metrics, node: Node, drivers: Mapping[str, Driver]) -> None:
+    """Add everything about a node's traffic, journal, ledger and networks."""
+    journal, ledger, records = node.store.journal, node.store.ledger, node.store.records
+    metrics.add_counters("node", node.counters, "Events of the node.")
+    metrics.add_counter(
+        "answers_by_code", "Answers by response code.",
+        lambda: {(code,): count for code, count in node.codes.items()}, ("code",),
+    )  # fmt: skip
+    metrics.add_counter(
+        "alarms_by_name", "Alarms raised since the start.",
+        lambda: {(name,): count for name, count in node.alarms.items()}, ("alarm",),
+    )  # fmt: skip
+    metrics.add_gauge(
+        "connections", "Open connections by listener.",
+        lambda: {(name,): len(driver.peers) for name, driver in drivers.items()}, ("listener",),
+    )  # fmt: skip
+    metrics.add_counter(
+        "connections_accepted", "Connections accepted by listener.",
+        lambda: {(name,): driver.accepted for name, driver in drivers.items()}, ("listener",),
+    )  # fmt: skip
+    metrics.add_gauge("answers_held", "Answers that wait for durability.", lambda: len(node.gate))
+    metrics.add_histogram(
+        "decision_to_durable", "From the decision to its durable group.", node.latency
+    )
+    metrics.add_counter("journal_records", "Durable records.", lambda: journal.durable_seq)
+    metrics.add_counter("journal_groups", "Durable groups.", lambda: journal.groups)
+    metrics.add_counter("journal_bytes", "Bytes written.", lambda: journal.written_bytes)
+    metrics.add_gauge("journal_room_bytes", "Room for new work.", lambda: journal.room_bytes)
+    metrics.add_gauge("journal_failed", "1 once it failed.", lambda: int(bool(journal.failure)))
+    metrics.add_gauge("journal_direct", "1 with O_DIRECT.", lambda: int(journal.direct))
+    metrics.add_gauge(
+        "recovery_seconds", "Length of the last recovery.", lambda: node.store.recovery.seconds
+    )
+    metrics.add_gauge(
+        "ledger_entries", "Entries of the ledger by kind.",
+        lambda: {(name,): count for name, count in ledger.counts().items()}, ("kind",),
+    )  # fmt: skip
+    metrics.add_gauge("records_bytes", "Memory of the record store.", lambda: records.bytes_used)
+    metrics.add_gauge(
+        "money_difference", "Sum of debits less credits; 0 at all times.",
+        lambda: {(name,): value for name, value in node.money_check().items()}, ("books",),
+    )  # fmt: skip
+    metrics.add_gauge(
+        "position_ratio", "Use of the net debit cap by network, 1.0 is full.",
+        lambda: position_ratios(node), ("network",),
+    )  # fmt: skip
+
+
+def position_ratios(node: Node) -> dict[tuple[str, ...], float]:
+    """How much of its net debit cap each network uses."""
+    ratios: dict[tuple[str, ...], float] = {}
+    for network in node.registry.all(Network):
+        assert isinstance(network, Network)
+        balance = node.sicoop.position(network)
+        if balance is not None and network.net_debit_cap:
+            used = balance.debits_posted - balance.credits_posted + balance.debits_pending
+            ratios[(network.number,)] = used / network.net_debit_cap
+    return ratios
