@@ -51,9 +51,8 @@ fuzz: $(VENV)/native $(VENV)/test
 # and hide overflows, hence the two switches.
 sanitize: $(VENV)/native $(VENV)/test
 	rm -rf build/sanitize && mkdir -p build/sanitize
-	cp -R core_ext protocols switch bench tests setup.py pyproject.toml README.md LICENSE \
-		build/sanitize/
-	find build/sanitize -name '*.so' -delete
+	tar --exclude=./.venv --exclude=./build --exclude=./.git --exclude='*.so' -cf - . | \
+		tar -C build/sanitize -xf -
 	cd build/sanitize && TRONCAL_SANITIZE=1 \
 		../../$(PY) setup.py -q build_ext --inplace -j $(JOBS)
 	cd build/sanitize && \

@@ -233,6 +233,12 @@ cdef enum Found:
     GOOD = 1
     BAD = 2
 
+cdef enum Moved:
+    NOT_YET = 0  # there is no group in the next segment
+    MOVED = 1  # the group that follows is there, and so is the reader
+    AGAIN = 2  # a group has come to the present segment
+    BAD_THERE = 3  # the next segment begins with a bad group
+
 cdef dict STAGES = {
     WRITE: "writing a group",
     SYNC: "making a group durable",
@@ -1562,28 +1568,32 @@ cdef class Reader:
     cdef int _step(self) except -1:
         """Find the next group; return 1 with `_group` set, 0 at the (present) end."""
         cdef int found, moved
+        cdef bint looked_twice = False
         while True:
             found = self._examine(self._offset, fresh=False)
             if found != GOOD:
                 found = self._examine(self._offset, fresh=True)
             if found == GOOD:
                 break
-            reason = self._reason.decode()
+            place, reason = (self._segment, self._offset), self._reason.decode()
             moved = self._step_to_next_segment(reason)
-            if moved == 1:
+            if moved == MOVED:
                 break
-            if moved == 2:
+            if moved == AGAIN:
                 continue
-            if found == NOTHING:
+            if found == NOTHING and moved == NOT_YET:
                 self.torn = None
                 return 0
+            if found == NOTHING:
+                place, reason = (self._segment + 1, 0), self._reason.decode()
             beyond = self._find_beyond()
             if beyond is None:
-                self.torn = f"segment {self._segment}, offset {self._offset}: {reason}"
+                self.torn = f"segment {place[0]}, offset {place[1]}: {reason}"
                 return 0
+            if looked_twice:
+                raise Corruption(*place, _with_beyond(reason, beyond))
             # Beside a running journal the bad group may have been on its way.
-            if self._examine(self._offset, fresh=True) != GOOD:
-                raise Corruption(self._segment, self._offset, _with_beyond(reason, beyond))
+            looked_twice = True
         mismatch = self._mismatch()
         if mismatch is not None:
             raise Corruption(self._segment, self._offset, mismatch)
@@ -1591,31 +1601,29 @@ cdef class Reader:
         return 1
 
     cdef int _step_to_next_segment(self, str reason) except -1:
-        """Look at the next segment; return 1: we are in it, 0: not yet, 2: look here again."""
+        """Look at the next segment: are we in it now, or why not?"""
         cdef uint64_t segment = self._segment, offset = self._offset
-        cdef int fd = self._fd
+        cdef int fd = self._fd, found = NOTHING
         if fd < 0 and offset == 0:
-            return 0
+            return NOT_YET
         self._fd = -1  # kept open here
-        if self._open_segment(segment + 1) and self._examine(0, fresh=True) == GOOD:
-            if self._mismatch() is None:
-                if fd >= 0:
-                    close(fd)
-                self._offset = 0
-                return 1
-            beyond = (segment + 1, 0)
-        else:
-            beyond = None
+        if self._open_segment(segment + 1):
+            found = self._examine(0, fresh=True)
+        if found == GOOD and self._mismatch() is None:
+            if fd >= 0:
+                close(fd)
+            self._offset = 0
+            return MOVED
         if self._fd >= 0:
             close(self._fd)
         self._fd = fd
         self._segment = segment
         self._held = 0
-        if beyond is None:
-            return 0
+        if found != GOOD:
+            return BAD_THERE if found == BAD else NOT_YET
         if self._examine(offset, fresh=True) == GOOD:
-            return 2
-        raise Corruption(segment, offset, _with_beyond(reason, beyond))
+            return AGAIN
+        raise Corruption(segment, offset, _with_beyond(reason, (segment + 1, 0)))
 
     cdef int _take(self) except -1:
         """Go past the group found."""

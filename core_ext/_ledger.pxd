@@ -3,8 +3,6 @@
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from core_ext._sink cimport Replica, Sink
-
 cdef extern from *:
     """
     typedef __int128 tr_i128;
@@ -169,60 +167,3 @@ cdef struct Command:
     Id debit
     Id credit
     Id meters[4]
-
-cdef class Batch:
-    cdef Command* _commands
-    cdef Py_ssize_t _count
-    cdef Py_ssize_t _capacity
-    cdef list _profiles
-    cdef uint32_t _accounts
-    cdef uint32_t _holds
-    cdef uint32_t _keys
-    cdef uint32_t _attempts
-    cdef int _run  # commands in the chain now open
-
-    cdef Command* _begin(self, int op) except NULL
-    cdef int _end(self, Command* c, bint linked, bytes key, uint64_t digest,
-                  int64_t key_ns) except -1
-
-cdef class Ledger(Replica):
-    cdef Sink _sink
-    cdef Arena _accounts
-    cdef Arena _colds
-    cdef Arena _usages
-    cdef Arena _holds
-    cdef Arena _keys
-    cdef Arena _attempts
-    cdef Arena _forced
-    cdef Index _account_index
-    cdef Index _hold_index
-    cdef Index _key_index
-    cdef Index _attempt_index
-    cdef Profile* _profiles
-    cdef Book* _books
-    cdef uint32_t _book_count
-    cdef uint32_t* _heap
-    cdef uint32_t _heap_count
-    cdef uint32_t _closed_first
-    cdef uint32_t _closed_last
-    cdef uint32_t _key_first
-    cdef uint32_t _key_last
-    cdef uint32_t _attempt_first
-    cdef uint32_t _attempt_last
-    cdef int64_t _horizon_ns
-    cdef uint64_t _digest
-    cdef uint64_t _changes
-    cdef char* _undo
-    cdef size_t _undo_used
-    cdef unsigned char* _record
-    cdef size_t _record_used
-    cdef uint32_t _book_logged
-    cdef uint32_t _placed
-    cdef uint32_t _chain_head
-    cdef uint32_t _chain_tail
-    cdef bint _in_chain
-    cdef bint _effect
-    cdef uint64_t _digest_before
-    cdef Attempt _counted
-    cdef const char* _fault
-    cdef bint _stopped

@@ -45,6 +45,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.stdint cimport (
     INT32_MIN,
     INT64_MAX,
+    UINT32_MAX,
     int32_t,
     int64_t,
     uint8_t,
@@ -124,9 +125,14 @@ AUTO_AFTER = 2
 
 NO_LIMIT = INT64_MAX  # a max_balance that caps nothing
 UNTIL_UNLOCKED = 1 << 62  # a `locked_until` that no time reaches
-LINK_MAX = 16  # commands in one chain
-BATCH_MAX = 65536  # commands in one batch
-TICK_MAX = 4096  # holds one tick expires, and entries one forget drops, before `partial`
+LINK_MAX = CHAIN_MAX  # commands in one chain
+BATCH_MAX = BATCH_COMMANDS_MAX  # commands in one batch
+ACCOUNT_BYTES = sizeof(Account) + sizeof(Cold)
+USAGE_BYTES = sizeof(Usage)  # of an account that has, or had, a limit profile
+HOLD_BYTES = sizeof(Hold)
+KEY_BYTES = sizeof(Key)
+ATTEMPT_BYTES = sizeof(Attempt)
+TICK_MAX = STEP_MAX  # holds one tick expires, and entries one forget drops, before `partial`
 
 cdef enum:
     A_DEBITS = 1
@@ -353,6 +359,10 @@ cdef int arena_open(Arena* a, size_t stride, uint32_t most) except -1:
     return 0
 
 
+cdef void arena_close(Arena* a) noexcept:
+    tr_release(a.base, a.bytes)
+
+
 cdef inline uint32_t arena_take(Arena* a, bint* reused) noexcept nogil:
     """Return a zeroed entry; the caller has seen that there is room (live < most)."""
     cdef uint32_t ref = a.free
@@ -395,6 +405,15 @@ cdef int index_open(Index* t) except -1:
     if t.slots == NULL:
         raise MemoryError("no address space for an index of the ledger")
     return 0
+
+
+cdef void index_close(Index* t) noexcept:
+    tr_release(t.slots, t.bytes)
+
+
+cdef void index_wipe(Index* t) noexcept:
+    memset(t.slots, 0, t.bytes)
+    t.used = 0
 
 
 cdef inline uint32_t index_home(const Index* t, uint64_t h) noexcept nogil:
@@ -526,6 +545,16 @@ cdef class Batch:
     a chain of more than 16) and OverflowError where a number does not fit its field; the batch is
     then as before the call.
     """
+
+    cdef Command* _commands
+    cdef Py_ssize_t _count
+    cdef Py_ssize_t _capacity
+    cdef list _profiles
+    cdef uint32_t _accounts
+    cdef uint32_t _holds
+    cdef uint32_t _keys
+    cdef uint32_t _attempts
+    cdef int _run  # commands in the chain now open
 
     def __cinit__(self):
         self._capacity = 16
@@ -967,6 +996,72 @@ cdef class NullSink(Sink):
         return 0
 
 
+# --- Reading a record -----------------------------------------------------------------------------
+
+cdef struct Reader:
+    const unsigned char* at
+    const unsigned char* end
+
+
+cdef inline bint take(Reader* r, void* out, Py_ssize_t n) noexcept nogil:
+    """Copy the next n bytes out, or False when there are not so many."""
+    if r.end - r.at < n:
+        return False
+    memcpy(out, r.at, n)
+    r.at += n
+    return True
+
+
+cdef object wide(tr_i128 value):
+    """A 128-bit sum as a Python integer."""
+    cdef uint64_t low = <uint64_t> value
+    cdef int64_t high = <int64_t> (value >> 64)
+    return (int(high) << 64) + int(low)
+
+
+# --- Snapshots ------------------------------------------------------------------------------------
+
+cdef enum:
+    S_HEAD = 0
+    S_BOOK = 1
+    S_PROFILE = 2
+    S_ACCOUNTS = 3
+    S_COLDS = 4
+    S_USAGES = 5
+    S_HOLDS = 6
+    S_KEYS = 7
+    S_ATTEMPTS = 8
+    S_FORCED = 9
+    ARENAS = 7
+    CHUNK_BYTES = 1 << 20
+
+
+cdef struct Head:
+    char magic[8]
+    uint64_t digest
+    int64_t horizon_ns
+    uint32_t closed_first
+    uint32_t closed_last
+    uint32_t key_first
+    uint32_t key_last
+    uint32_t attempt_first
+    uint32_t attempt_last
+    uint32_t books
+    uint32_t top[7]
+    uint32_t free[7]
+    uint32_t live[7]
+    uint32_t spare
+
+
+cdef bytes chunk(uint32_t section, uint32_t first, uint32_t count, const char* data, size_t n):
+    """One piece of a dump."""
+    cdef uint32_t word[3]
+    word[0] = section
+    word[1] = first
+    word[2] = count
+    return (<const char*> word)[:12] + data[:n]
+
+
 # --- The ledger -----------------------------------------------------------------------------------
 
 cdef struct Trail:  # closes one entry of the undo log, which is read from its end
@@ -1047,6 +1142,48 @@ cdef class Ledger(Replica):
     much is in use.
     """
 
+    cdef Sink _sink
+    cdef Arena _accounts
+    cdef Arena _colds
+    cdef Arena _usages
+    cdef Arena _holds
+    cdef Arena _keys
+    cdef Arena _attempts
+    cdef Arena _forced
+    cdef Index _account_index
+    cdef Index _hold_index
+    cdef Index _key_index
+    cdef Index _attempt_index
+    cdef Profile* _profiles
+    cdef uint32_t _profile_top  # highest profile ever set, plus 1
+    cdef Book* _books
+    cdef uint32_t _book_count
+    cdef uint32_t* _heap
+    cdef uint32_t _heap_count
+    cdef uint32_t _closed_first
+    cdef uint32_t _closed_last
+    cdef uint32_t _key_first
+    cdef uint32_t _key_last
+    cdef uint32_t _attempt_first
+    cdef uint32_t _attempt_last
+    cdef int64_t _horizon_ns
+    cdef uint64_t _digest
+    cdef uint64_t _changes
+    cdef char* _undo
+    cdef size_t _undo_used
+    cdef unsigned char* _record
+    cdef size_t _record_used
+    cdef uint32_t _book_logged
+    cdef uint32_t _placed
+    cdef uint32_t _chain_head
+    cdef uint32_t _chain_tail
+    cdef bint _in_chain
+    cdef bint _effect
+    cdef uint64_t _digest_before
+    cdef Attempt _counted
+    cdef const char* _fault
+    cdef bint _stopped
+
     def __cinit__(self, *, uint32_t accounts_max=1_000_000, uint32_t holds_max=2_000_000,
                   uint32_t keys_max=2_000_000, uint32_t attempts_max=1_000_000, Sink sink=None):
         if not (0 < accounts_max < 1 << 31 and 0 < holds_max < 1 << 31
@@ -1074,14 +1211,17 @@ cdef class Ledger(Replica):
             raise MemoryError("no address space for the ledger")
 
     def __dealloc__(self):
-        cdef Arena* a
-        for a in [&self._accounts, &self._colds, &self._usages, &self._holds, &self._keys,
-                  &self._attempts, &self._forced]:
-            tr_release(a.base, a.bytes)
-        cdef Index* t
-        for t in [&self._account_index, &self._hold_index, &self._key_index,
-                  &self._attempt_index]:
-            tr_release(t.slots, t.bytes)
+        arena_close(&self._accounts)
+        arena_close(&self._colds)
+        arena_close(&self._usages)
+        arena_close(&self._holds)
+        arena_close(&self._keys)
+        arena_close(&self._attempts)
+        arena_close(&self._forced)
+        index_close(&self._account_index)
+        index_close(&self._hold_index)
+        index_close(&self._key_index)
+        index_close(&self._attempt_index)
         tr_release(self._profiles, PROFILES_MAX * sizeof(Profile))
         tr_release(self._books, BOOKS_MAX * sizeof(Book))
         tr_release(self._heap, (<size_t> self._holds.most + 2) * sizeof(uint32_t))
@@ -1321,6 +1461,7 @@ cdef class Ledger(Replica):
         cdef Bucket fresh
         cdef int window, pass_, at
         cdef int32_t period
+        cdef bint limited
         if self._account(ref).profile == 0:
             return DONE
         u = &self._usage(self._cold(ref).usage).side[side]
@@ -1329,9 +1470,8 @@ cdef class Ledger(Replica):
         for pass_ in range(2):
             for window in range(WINDOWS):
                 at = side * WINDOWS + window
-                if (window == NIGHT and not night) or not (
-                    p.count[at] if pass_ else p.amount[at] != 0
-                ):
+                limited = p.count[at] != 0 if pass_ else p.amount[at] != 0
+                if not limited or (window == NIGHT and not night):
                     continue
                 period = period_of(window, day)
                 c.window = 2 + window
@@ -2335,9 +2475,9 @@ cdef class Ledger(Replica):
         if a.count == 0 or (window_ns and now - a.window_ns >= window_ns):
             a.count = 0
             a.window_ns = now
-        if a.count < 0xFFFFFFFF:
+        if a.count < UINT32_MAX:
             a.count += 1
-        if a.row < 0xFFFFFFFF:
+        if a.row < UINT32_MAX:
             a.row += 1
         if c.ledger and a.row >= c.ledger:
             a.count = 0
@@ -2645,6 +2785,8 @@ cdef class Ledger(Replica):
                 self._write(&c.number, 4)
                 self._write(&c.meters, 32)  # author and second
             return
+        if c.op == OP_PROFILE or c.op == OP_FORGET:
+            return
         self._write(&c.id, 16)
         if c.op == OP_HOLD:
             self._write(&c.debit, 32)
@@ -2808,6 +2950,8 @@ cdef class Ledger(Replica):
     cdef void _set_profile(self, uint32_t number, const Profile* become) noexcept nogil:
         self._digest -= profile_digest(number, &self._profiles[number])
         self._profiles[number] = become[0]
+        if number >= self._profile_top:
+            self._profile_top = number + 1
         self._digest += profile_digest(number, become)
 
     cdef bint _stage_expiry(self, int64_t now) noexcept nogil:
@@ -2949,3 +3093,897 @@ cdef class Ledger(Replica):
         self._roll_back(0, self._digest_before)
         self._stopped = True
         raise AssertionError("ledger: " + (<bytes> self._fault).decode())
+
+    # --- Replay ---
+
+    cdef int replay(self, int kind, const unsigned char* data, Py_ssize_t n) except -1:
+        """Apply one journaled decision, checking only that it can be one of ours."""
+        cdef const char* wrong
+        cdef Reader r
+        if self._stopped:
+            raise AssertionError("the ledger stopped at a broken invariant")
+        if (index_reserve(&self._account_index, CHAIN_MAX)
+                or index_reserve(&self._hold_index, CHAIN_MAX)
+                or index_reserve(&self._key_index, CHAIN_MAX)
+                or index_reserve(&self._attempt_index, 1)):
+            raise MemoryError("no memory for an index of the ledger")
+        self._changes += 1
+        self._undo_used = 0
+        self._digest_before = self._digest
+        self._in_chain = False
+        r.at = data
+        r.end = data + n
+        if kind == OP_CHAIN:
+            wrong = self._replay_chain(&r)
+        else:
+            wrong = self._replay_one(kind, &r)
+        if wrong == NULL and r.at != r.end:
+            wrong = "bytes are left over"
+        if wrong != NULL:
+            self._roll_back(0, self._digest_before)
+            raise ValueError("ledger record: " + (<bytes> wrong).decode())
+        if self._fault != NULL or self._assert_sound():
+            self._stop()
+        return 0
+
+    cdef const char* _replay_chain(self, Reader* r) noexcept nogil:
+        cdef const char* wrong = NULL
+        cdef uint8_t kind
+        cdef uint16_t length
+        cdef Reader part
+        cdef int n = 0
+        self._in_chain = True
+        self._chain_head = 0
+        while r.at < r.end and wrong == NULL:
+            if not take(r, &kind, 1) or not take(r, &length, 2) or r.end - r.at < length:
+                wrong = "a chain is cut short"
+                break
+            n += 1
+            part.at = r.at
+            part.end = r.at + length
+            r.at = part.end
+            if n > CHAIN_MAX or kind >= OP_STEP and kind != OP_DECISION or kind == OP_PROFILE:
+                wrong = "a chain holds what it cannot"
+            else:
+                wrong = self._replay_one(kind, &part)
+                if wrong == NULL and part.at != part.end:
+                    wrong = "bytes are left over in a chain"
+        self._in_chain = False
+        return wrong
+
+    cdef const char* _replay_one(self, int kind, Reader* r) noexcept nogil:
+        """Decode one record into a Command and run its effect; returns what is wrong, or NULL."""
+        cdef Command c
+        cdef int64_t now
+        cdef const char* wrong = NULL
+        memset(&c, 0, sizeof(c))
+        c.op = kind
+        if not (take(r, &now, 8) and take(r, &c.result, 1) and take(r, &c.has_key, 1)
+                and take(r, &c.window, 1) and take(r, &c.account, 1)):
+            return "cut short"
+        if c.has_key > 1 or c.result > TOO_LATE or c.window > 5 or c.account > 5 or now < 0:
+            return "not a decision"
+        if c.has_key and not (take(r, &c.key, 16) and take(r, &c.digest, 8)):
+            return "cut short"
+        self._book_logged = 0
+        self._placed = 0
+        if kind == OP_HOLD:
+            wrong = self._replay_hold(&c, r, now)
+        elif OP_INCREMENT <= kind <= OP_ANNUL or kind == OP_EXPIRE:
+            wrong = self._replay_held(&c, r, now)
+        elif kind == OP_TRANSFER or kind == OP_ADJUST:
+            wrong = self._replay_post(&c, r, now)
+        elif kind == OP_ACCOUNT or kind == OP_LIMITS or kind == OP_FLAGS:
+            wrong = self._replay_account(&c, r, now)
+        elif kind != OP_DECISION:
+            wrong = self._replay_other(&c, r, now)
+        if wrong != NULL or not c.has_key:
+            return wrong
+        if index_find(&self._key_index, &self._keys, &c.key, id_mix(&c.key)):
+            return "a key is decided twice"
+        if self._keys.live >= self._keys.most:
+            return "more keys than the table holds"
+        self._remember(&c, now)
+        return NULL
+
+    cdef const char* _replay_hold(self, Command* c, Reader* r, int64_t now) noexcept nogil:
+        if not (take(r, &c.id, 16) and take(r, &c.debit, 32) and take(r, &c.amount, 8)
+                and take(r, &c.day, 4) and take(r, &c.seconds, 4) and take(r, &c.code, 2)
+                and take(r, &c.policy, 1) and take(r, &c.options, 1)
+                and take(r, &c.meter_count, 1) and c.meter_count <= 4
+                and take(r, &c.meters, 16 * c.meter_count)):
+            return "cut short"
+        if c.amount <= 0 or not 0 <= c.day <= 100_000 or c.policy > POLICY_AUTO:
+            return "not a hold"
+        if self._find_sides(c) or self._find_meters(c):
+            return "a hold names an unknown account"
+        if self._fits(c.debit_at, c.credit_at, c.amount):
+            return "a hold overflows"
+        if self._find_hold(&c.id):
+            return "a hold is placed twice"
+        if self._holds.live >= self._holds.most:
+            return "more holds than the table holds"
+        self._place(c, now)
+        return NULL
+
+    cdef const char* _replay_held(self, Command* c, Reader* r, int64_t now) noexcept nogil:
+        """Increment, capture, release, annul, expire."""
+        cdef uint32_t ref
+        cdef Hold* h
+        if not take(r, &c.id, 16):
+            return "cut short"
+        ref = self._find_head(c)
+        h = self._hold(ref)
+        if c.op == OP_CAPTURE:
+            return self._replay_capture(c, ref, r, now)
+        if c.op == OP_RELEASE and c.result == ORIGINAL_UNKNOWN:
+            if self._find_hold(&c.id) or self._holds.live >= self._holds.most:
+                return "a tombstone without a place"
+            self._place_tombstone(&c.id, now)
+            return NULL
+        if c.op == OP_INCREMENT and not take(r, &c.amount, 8):
+            return "cut short"
+        if c.op == OP_ANNUL:
+            if ref == 0 or (h.state != OPEN and h.state != CAPTURED):
+                return "there is nothing to annul"
+            self._annul(ref, now, False)
+            return NULL
+        if ref == 0 or h.state != OPEN:
+            return "the hold is not open"
+        if c.op == OP_INCREMENT:
+            if (c.amount <= 0 or c.amount > INT64_MAX - h.amount
+                    or self._fits(h.debit, h.credit, c.amount)):
+                return "an increment out of range"
+            self._raise_hold(ref, c.amount)
+        else:
+            self._release_group(ref, EXPIRED if c.op == OP_EXPIRE else RELEASED, now)
+        return NULL
+
+    cdef const char* _replay_capture(
+        self, Command* c, uint32_t ref, Reader* r, int64_t now
+    ) noexcept nogil:
+        cdef Hold* h = self._hold(ref)
+        if not (take(r, &c.amount, 8) and take(r, &c.options, 1)):
+            return "cut short"
+        if c.options & C_ACCOUNTS and not take(r, &c.debit, 32):
+            return "cut short"
+        if c.amount < 0 or self._forced.live + CHAIN_MAX > self._forced.most:
+            return "a capture out of range"
+        if ref == 0 or h.state == TOMBSTONE:
+            if (ref == 0 and self._find_hold(&c.id)) or self._check_unheld(c, ref):
+                return "a forced capture without its accounts"
+        elif h.state == OPEN:
+            c.options |= C_FORCED if c.options & C_FORCED else 0
+            if c.amount > h.amount - h.captured and self._fits(h.debit, h.credit, c.amount):
+                return "a capture overflows"
+        elif (h.state != RELEASED and h.state != EXPIRED) or not c.options & C_FORCED:
+            return "there is nothing to capture"
+        elif self._gone_fits(c, ref):
+            return "a capture overflows"
+        self._capture(c, ref, now)
+        return NULL
+
+    cdef const char* _replay_post(self, Command* c, Reader* r, int64_t now) noexcept nogil:
+        if not (take(r, &c.debit, 32) and take(r, &c.amount, 8)):
+            return "cut short"
+        if c.op == OP_TRANSFER and not (take(r, &c.code, 2) and take(r, &c.options, 1)):
+            return "cut short"
+        if c.op == OP_ADJUST and not (take(r, &c.number, 4) and take(r, &c.meters, 32)):
+            return "cut short"
+        if (c.amount <= 0 or self._find_sides(c)
+                or self._fits(c.debit_at, c.credit_at, c.amount)
+                or self._forced.live >= self._forced.most):
+            return "not a transfer"
+        self._post(c, now)
+        return NULL
+
+    cdef const char* _replay_account(self, Command* c, Reader* r, int64_t now) noexcept nogil:
+        cdef uint32_t ref
+        if not take(r, &c.id, 16):
+            return "cut short"
+        ref = self._find_account(&c.id)
+        if c.op == OP_ACCOUNT:
+            if not (take(r, &c.ledger, 4) and take(r, &c.code, 2) and take(r, &c.flags, 2)
+                    and take(r, &c.profile, 2) and take(r, &c.amount, 8)):
+                return "cut short"
+            if ref or self._accounts.live >= self._accounts.most or c.flags & ~A_PUBLIC:
+                return "an account without a place"
+            if self._book_of(c.ledger) >= BOOKS_MAX:
+                return "more ledgers than there may be"
+            self._open_account(c, now)
+            return NULL
+        if ref == 0:
+            return "an unknown account"
+        if c.op == OP_LIMITS:
+            if not (take(r, &c.options, 1) and take(r, &c.profile, 2) and take(r, &c.amount, 24)):
+                return "cut short"
+            self._change_limits(c, ref)
+            return NULL
+        if not (take(r, &c.flags, 2) and take(r, &c.code, 2)):
+            return "cut short"
+        if (c.flags | c.code) & ~A_PUBLIC:
+            return "unknown flags"
+        self._change_flags(c, ref)
+        return NULL
+
+    cdef const char* _replay_other(self, Command* c, Reader* r, int64_t now) noexcept nogil:
+        """Profiles, attempt counters, forgetting: what is put before it is done."""
+        cdef Profile p
+        cdef Attempt a
+        if c.op == OP_PROFILE:
+            if not (take(r, &c.profile, 2) and take(r, &p, sizeof(p))):
+                return "cut short"
+            if c.profile == 0 or p.known != 1:
+                return "not a profile"
+            self._set_profile(c.profile, &p)
+            return NULL
+        if c.op == OP_FORGET:
+            if not take(r, &c.amount, 8) or c.amount < 0:
+                return "cut short"
+            self._forget(c.amount)
+            return NULL
+        if c.op != OP_STEP and c.op != OP_ATTEMPT and c.op != OP_CLEAR:
+            return "unknown kind"
+        if not (take(r, &a.id, 16) and take(r, &a.last_step, 32) and take(r, &a.count, 8)):
+            return "cut short"
+        if (index_find(&self._attempt_index, &self._attempts, &a.id, id_mix(&a.id)) == 0
+                and self._attempts.live >= self._attempts.most):
+            return "more attempt counters than the table holds"
+        self._set_attempt(&a)
+        return NULL
+
+    # --- Views ---
+
+    def balance(self, bytes id not None):
+        """Return the `Balance` of an account, or None when there is none."""
+        cdef Id wanted
+        id_from(id, &wanted)
+        cdef uint32_t ref = self._find_account(&wanted)
+        return self._balance_of(ref) if ref else None
+
+    cdef object _balance_of(self, uint32_t ref):
+        cdef Account* a = self._account(ref)
+        cdef Cold* c = self._cold(ref)
+        cdef object available = a.credits_posted
+        available = available - a.debits_posted - a.debits_pending + a.credit_limit
+        return Balance(
+            a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted,
+            a.credit_limit, available, self._books[a.book].ledger, a.code, a.flags & A_PUBLIC,
+            a.profile, c.floor, c.cap,
+        )
+
+    def hold(self, bytes hold not None):
+        """Return the `HoldView` of a hold or tombstone, or None when there is none."""
+        cdef Id wanted
+        id_from(hold, &wanted)
+        cdef uint32_t ref = self._find_hold(&wanted)
+        return self._view_of(ref) if ref else None
+
+    cdef object _view_of(self, uint32_t ref):
+        cdef Hold* h = self._hold(ref)
+        return HoldView(
+            _STATE_NAMES[h.state], h.amount, h.captured, h.released,
+            id_bytes(&self._account(h.debit).id) if h.debit else b"",
+            id_bytes(&self._account(h.credit).id) if h.credit else b"",
+            h.day, h.policy, h.code, h.created_ns, h.expires_ns, h.closed_ns,
+            id_bytes(&self._hold(h.head).id), bool(h.flags & H_FORCED),
+        )
+
+    def usage(self, bytes id not None, str side not None, str window not None, int32_t day):
+        """Return (amount, count) counted on that side of an account in the window holding `day`;
+        (0, 0) where nothing is, or no longer, kept."""
+        cdef Id wanted
+        cdef int at = _WINDOWS[window]
+        cdef int which = _SIDES[side]
+        cdef UsageSide* u
+        id_from(id, &wanted)
+        cdef uint32_t ref = self._find_account(&wanted)
+        cdef int32_t period = period_of(at, day)
+        if ref == 0 or self._cold(ref).usage == 0:
+            return 0, 0
+        u = &self._usage(self._cold(ref).usage).side[which]
+        if u.current[at].period == period:
+            return u.current[at].amount, u.current[at].count
+        if u.previous[at].period == period:
+            return u.previous[at].amount, u.previous[at].count
+        return 0, 0
+
+    cdef Attempt* _find_attempt(self, bytes key) except? NULL:
+        cdef Id wanted
+        id_from(key, &wanted)
+        cdef uint32_t ref = index_find(
+            &self._attempt_index, &self._attempts, &wanted, id_mix(&wanted)
+        )
+        return self._attempt(ref) if ref else NULL
+
+    def locked_until(self, bytes key not None):
+        """Return the second a key's lock ends; 0 = not locked ever, UNTIL_UNLOCKED = for good."""
+        cdef Attempt* a = self._find_attempt(key)
+        return a.locked_until_s if a != NULL else 0
+
+    def last_step(self, bytes key not None):
+        """Return the last accepted one-time-code step of a key, or None."""
+        cdef Attempt* a = self._find_attempt(key)
+        return a.last_step if a != NULL and a.last_step >= 0 else None
+
+    def attempts(self, bytes key not None):
+        """Return (count in the window, count in a row) of wrong codes of a key."""
+        cdef Attempt* a = self._find_attempt(key)
+        if a == NULL:
+            return 0, 0
+        return a.count, a.row
+
+    def totals(self):
+        """Return {ledger: (debits_pending, debits_posted, credits_pending, credits_posted)}."""
+        cdef Book* b
+        cdef uint32_t i
+        out = {}
+        for i in range(self._book_count):
+            b = &self._books[i]
+            out[b.ledger] = (
+                wide(b.debits_pending), wide(b.debits_posted),
+                wide(b.credits_pending), wide(b.credits_posted),
+            )
+        return out
+
+    def counts(self):
+        """Return how many entries each table holds, and the bytes in use by all of them."""
+        cdef uint32_t ref
+        cdef uint64_t open_ = 0
+        cdef size_t used = 0
+        for ref in range(1, self._holds.top):
+            open_ += self._hold(ref).state == OPEN
+        used = (
+            self._accounts.top * (sizeof(Account) + sizeof(Cold))
+            + self._usages.top * sizeof(Usage) + self._holds.top * sizeof(Hold)
+            + self._keys.top * sizeof(Key) + self._attempts.top * sizeof(Attempt)
+            + self._forced.top * sizeof(Forced) + self._account_index.bytes
+            + self._hold_index.bytes + self._key_index.bytes + self._attempt_index.bytes
+        )
+        return {
+            "accounts": self._accounts.live,
+            "holds_open": open_,
+            "holds": self._holds.live,
+            "keys": self._keys.live,
+            "attempts": self._attempts.live,
+            "forced": self._forced.live,
+            "bytes": used,
+        }
+
+    def forced(self):
+        """Return every forced posting as (hold id or b"", debit id, amount, time_ns), in order."""
+        cdef uint32_t ref
+        cdef Forced* f
+        out = []
+        for ref in range(1, self._forced.top):
+            f = <Forced*> self._forced.base + ref
+            out.append((
+                id_bytes(&f.hold) if f.hold.lo or f.hold.hi else b"",
+                id_bytes(&f.debit), f.amount, f.time_ns,
+            ))
+        return out
+
+    def accounts(self):
+        """Yield (id, Balance) of every account, in the order they were made."""
+        cdef uint32_t ref
+        for ref in range(1, self._accounts.top):
+            yield id_bytes(&self._account(ref).id), self._balance_of(ref)
+
+    def open_holds(self):
+        """Yield (hold id, HoldView) of every open hold."""
+        cdef uint32_t ref
+        for ref in range(1, self._holds.top):
+            if self._hold(ref).state == OPEN:
+                yield id_bytes(&self._hold(ref).id), self._view_of(ref)
+
+    def digest(self):
+        """Return the 64-bit digest of the whole state: equal states, equal digests. Kept up by
+        every change; an error that keeps it has a chance of about 2**-60."""
+        return self._digest
+
+    @property
+    def horizon_ns(self):
+        """Keys made before this are unknown for good: the newest `forget`."""
+        return self._horizon_ns
+
+    # --- Checking everything ---
+
+    cdef uint64_t _digest_anew(self) noexcept nogil:
+        """The digest, computed from the whole state."""
+        cdef uint64_t s = tr_mix(<uint64_t> self._horizon_ns, M5) - tr_mix(0, M5)
+        cdef uint32_t ref
+        cdef uint64_t base
+        cdef int side, window
+        cdef UsageSide* u
+        for ref in range(1, self._profile_top):
+            s += profile_digest(ref, &self._profiles[ref])
+        for ref in range(1, self._accounts.top):
+            s += self._account_fixed(ref) + self._account_moving(ref)
+            for side in range(2 if self._cold(ref).usage else 0):
+                u = &self._usage(self._cold(ref).usage).side[side]
+                base = usage_base(&self._account(ref).id, side)
+                for window in range(WINDOWS):
+                    s += bucket_digest(base, window, &u.current[window])
+                    s += bucket_digest(base, window, &u.previous[window])
+        for ref in range(1, self._holds.top):
+            if self._hold(ref).state != FREE:
+                s += self._hold_fixed(self._hold(ref)) + hold_moving(self._hold(ref))
+        ref = self._key_first
+        while ref:
+            s += key_digest(self._key(ref))
+            ref = self._key(ref).next
+        ref = self._attempt_first
+        while ref:
+            s += attempt_digest(self._attempt(ref))
+            ref = self._attempt(ref).next
+        for ref in range(1, self._forced.top):
+            s += forced_digest(<Forced*> self._forced.base + ref)
+        return s
+
+    def check(self):
+        """Recompute every invariant from scratch; return what is broken, one text each; [] = sound.
+
+        Sums of ledgers, pending amounts from open holds, available, links, indexes, the digest.
+        Takes about 50 ns an account and a hold, and 16 bytes an account meanwhile.
+        """
+        found = []
+        if self._stopped:
+            found.append("the ledger stopped at a broken invariant")
+        self._check_sums(found)
+        self._check_pending(found)
+        self._check_holds(found)
+        self._check_lists(found)
+        self._check_indexes(found)
+        if self._digest_anew() != self._digest:
+            found.append("the digest differs from the state")
+        return found
+
+    cdef int _check_sums(self, list found) except -1:
+        cdef Book* sums = <Book*> calloc(self._book_count + 1, sizeof(Book))
+        cdef uint32_t ref, i
+        cdef Account* a
+        cdef Book* b
+        if sums == NULL:
+            raise MemoryError
+        try:
+            for ref in range(1, self._accounts.top):
+                a = self._account(ref)
+                if a.book >= self._book_count:
+                    found.append(f"account {id_bytes(&a.id).hex()}: no such ledger")
+                    continue
+                b = &sums[a.book]
+                b.debits_pending = b.debits_pending + a.debits_pending
+                b.debits_posted = b.debits_posted + a.debits_posted
+                b.credits_pending = b.credits_pending + a.credits_pending
+                b.credits_posted = b.credits_posted + a.credits_posted
+                if (a.debits_pending < 0 or a.debits_posted < 0 or a.credits_pending < 0
+                        or a.credits_posted < 0):
+                    found.append(f"account {id_bytes(&a.id).hex()}: a balance below zero")
+                if (a.flags & (A_DEBITS | A_EXPOSED)) == A_DEBITS and available_of(a) < 0:
+                    found.append(f"account {id_bytes(&a.id).hex()}: available below zero")
+            for i in range(self._book_count):
+                b = &self._books[i]
+                if memcmp(b, &sums[i], 4 * sizeof(tr_i128)):
+                    found.append(f"ledger {b.ledger}: sums differ from its accounts")
+                if b.debits_pending != b.credits_pending or b.debits_posted != b.credits_posted:
+                    found.append(f"ledger {b.ledger}: debits and credits differ")
+        finally:
+            free(sums)
+        return 0
+
+    cdef int _check_pending(self, list found) except -1:
+        """Pending amounts of every account against its open holds, wrapping alike on both sides."""
+        cdef uint64_t* pending = <uint64_t*> calloc(self._accounts.top, 16)
+        cdef uint32_t ref
+        cdef uint64_t rest
+        cdef Hold* h
+        cdef Account* a
+        if pending == NULL:
+            raise MemoryError
+        try:
+            for ref in range(1, self._holds.top):
+                h = self._hold(ref)
+                if h.state != OPEN:
+                    continue
+                if (h.debit == 0 or h.credit == 0 or h.debit >= self._accounts.top
+                        or h.credit >= self._accounts.top):
+                    found.append(f"hold {id_bytes(&h.id).hex()}: no such account")
+                    continue
+                rest = h.amount - h.captured if h.amount > h.captured else 0
+                pending[h.debit * 2] += rest
+                pending[h.credit * 2 + 1] += rest
+            for ref in range(1, self._accounts.top):
+                a = self._account(ref)
+                if (<uint64_t> a.debits_pending != pending[ref * 2]
+                        or <uint64_t> a.credits_pending != pending[ref * 2 + 1]):
+                    found.append(
+                        f"account {id_bytes(&a.id).hex()}: pending differs from its open holds"
+                    )
+        finally:
+            free(pending)
+        return 0
+
+    cdef int _check_holds(self, list found) except -1:
+        cdef uint32_t ref, i, member
+        cdef uint32_t live = 0
+        cdef uint32_t timed = 0
+        cdef Hold* h
+        cdef bint open_
+        for ref in range(1, self._holds.top):
+            h = self._hold(ref)
+            if h.state == FREE:
+                continue
+            live += 1
+            open_ = h.state == OPEN
+            name = f"hold {id_bytes(&h.id).hex()}"
+            if h.state > ANNULLED or h.amount < 0 or h.captured < 0 or h.released < 0:
+                found.append(f"{name}: a state or amount that cannot be")
+            if open_ == bool(h.flags & H_QUEUED) or (open_ and h.closed_ns):
+                found.append(f"{name}: open and closed at once")
+            if not open_ and h.amount != h.released + (
+                h.captured if h.captured < h.amount else h.amount
+            ):
+                found.append(f"{name}: captured and released do not make up its amount")
+            if self._hold(h.head).state == FREE or (
+                open_ != (self._hold(h.head).state == OPEN)
+            ):
+                found.append(f"{name}: out of step with its chain")
+            member = h.next
+            i = 1
+            while h.head == ref and member and i <= CHAIN_MAX:
+                i += self._hold(member).head == ref
+                member = self._hold(member).next if self._hold(member).head == ref else 0
+            if i > CHAIN_MAX or (h.head == ref and h.next and i == 1):
+                found.append(f"{name}: its chain is broken")
+            if (h.heap_at != 0) != (open_ and h.head == ref and h.policy == POLICY_AUTO):
+                found.append(f"{name}: wrongly in or out of the expiry heap")
+            if h.heap_at:
+                timed += 1
+                if h.heap_at > self._heap_count or self._heap[h.heap_at] != ref:
+                    found.append(f"{name}: lost in the expiry heap")
+            if h.key and self._key(h.key).hold != ref:
+                found.append(f"{name}: its key belongs to another hold")
+        if live != self._holds.live or timed != self._heap_count:
+            found.append("holds: the number in use differs")
+        for i in range(2, self._heap_count + 1):
+            if self._heap_before(self._heap[i], self._heap[i >> 1]):
+                found.append("holds: the expiry heap is out of order")
+        return 0
+
+    cdef int _check_lists(self, list found) except -1:
+        """Walk the queues; a walk longer than the table is a cycle."""
+        cdef uint32_t ref = self._closed_first
+        cdef uint32_t last = 0
+        cdef uint32_t n = 0
+        cdef uint32_t closed = 0
+        cdef uint32_t i
+        for i in range(1, self._holds.top):
+            closed += self._hold(i).state > OPEN
+        while ref and n <= self._holds.top:
+            n += 1
+            last = ref
+            ref = self._hold(ref).queue_next
+        if n != closed or last != self._closed_last:
+            found.append("holds: the queue of closed holds is broken")
+        n = last = 0
+        ref = self._key_first
+        while ref and n <= self._keys.top:
+            n += 1
+            last = ref
+            ref = self._key(ref).next
+        if n != self._keys.live or last != self._key_last:
+            found.append("keys: their queue is broken")
+        n = last = 0
+        ref = self._attempt_first
+        while ref and n <= self._attempts.top:
+            n += 1
+            if self._attempt(ref).prev != last:
+                found.append("attempts: a link back is broken")
+            last = ref
+            ref = self._attempt(ref).next
+        if n != self._attempts.live or last != self._attempt_last:
+            found.append("attempts: their queue is broken")
+        return 0
+
+    cdef int _check_indexes(self, list found) except -1:
+        cdef uint32_t ref
+        for ref in range(1, self._accounts.top):
+            if self._find_account(&self._account(ref).id) != ref:
+                found.append(f"account {id_bytes(&self._account(ref).id).hex()}: not in the index")
+        for ref in range(1, self._holds.top):
+            if self._hold(ref).state and self._find_hold(&self._hold(ref).id) != ref:
+                found.append(f"hold {id_bytes(&self._hold(ref).id).hex()}: not in the index")
+        ref = self._key_first
+        while ref:
+            if index_find(&self._key_index, &self._keys, &self._key(ref).id,
+                          id_mix(&self._key(ref).id)) != ref:
+                found.append("keys: one is not in the index")
+            ref = self._key(ref).next
+        ref = self._attempt_first
+        while ref:
+            if index_find(&self._attempt_index, &self._attempts, &self._attempt(ref).id,
+                          id_mix(&self._attempt(ref).id)) != ref:
+                found.append("attempts: one is not in the index")
+            ref = self._attempt(ref).next
+        if (self._account_index.used != self._accounts.live
+                or self._hold_index.used != self._holds.live
+                or self._key_index.used != self._keys.live
+                or self._attempt_index.used != self._attempts.live):
+            found.append("an index holds more or less than its table")
+        return 0
+
+    # --- Snapshots ---
+    #
+    # A chunk: section u32, first reference u32, count u32, then that many entries as they are in
+    # memory. References stay what they are, so a loaded ledger goes on exactly as the dumped one;
+    # the indexes, the sums of ledgers and the expiry heap are made anew. Section 0 is the head, and
+    # the only place where a layout version stands.
+
+    cdef Arena* _arena_of(self, int section) noexcept:
+        if section == S_ACCOUNTS:
+            return &self._accounts
+        if section == S_COLDS:
+            return &self._colds
+        if section == S_USAGES:
+            return &self._usages
+        if section == S_HOLDS:
+            return &self._holds
+        if section == S_KEYS:
+            return &self._keys
+        if section == S_ATTEMPTS:
+            return &self._attempts
+        return &self._forced
+
+    def dump(self):
+        """Yield the whole state in chunks of at most 1 MiB, for `load`.
+
+        Raises RuntimeError where the ledger changes while this runs.
+        """
+        cdef uint64_t changes = self._changes
+        cdef uint32_t ref, count
+        yield self._dump_head()
+        for ref in range(self._book_count):
+            yield chunk(S_BOOK, ref, 1, <const char*> &self._books[ref].ledger, 4)
+        for ref in range(1, self._profile_top):
+            if self._profiles[ref].known:
+                yield chunk(S_PROFILE, ref, 1, <const char*> &self._profiles[ref], sizeof(Profile))
+        for section in range(S_ACCOUNTS, S_FORCED + 1):
+            ref = 1
+            while True:
+                if self._changes != changes:
+                    raise RuntimeError("the ledger changed while it was dumped")
+                if ref >= self._arena_of(section).top:
+                    break
+                count = self._chunk_count(section, ref)
+                yield self._dump_part(section, ref, count)
+                ref += count
+
+    cdef uint32_t _chunk_count(self, int section, uint32_t ref):
+        cdef Arena* a = self._arena_of(section)
+        cdef uint32_t most = <uint32_t> ((CHUNK_BYTES - 12) // a.stride)
+        return a.top - ref if a.top - ref < most else most
+
+    cdef bytes _dump_part(self, int section, uint32_t ref, uint32_t count):
+        cdef Arena* a = self._arena_of(section)
+        return chunk(section, ref, count, a.base + ref * a.stride, count * a.stride)
+
+    cdef bytes _dump_head(self):
+        cdef Head head
+        cdef int i
+        cdef Arena* a
+        memset(&head, 0, sizeof(head))
+        memcpy(head.magic, <const char*> b"TRLEDGR1", 8)
+        head.digest = self._digest
+        head.horizon_ns = self._horizon_ns
+        head.closed_first = self._closed_first
+        head.closed_last = self._closed_last
+        head.key_first = self._key_first
+        head.key_last = self._key_last
+        head.attempt_first = self._attempt_first
+        head.attempt_last = self._attempt_last
+        head.books = self._book_count
+        for i in range(ARENAS):
+            a = self._arena_of(S_ACCOUNTS + i)
+            head.top[i] = a.top
+            head.free[i] = a.free
+            head.live[i] = a.live
+        return chunk(S_HEAD, 0, 1, <const char*> &head, sizeof(head))
+
+    def load(self, chunks):
+        """Take the state of a `dump` into this empty ledger.
+
+        Raises ValueError for data that is not a whole and sound dump, or does not fit the sizes of
+        this ledger, which is then empty again.
+        """
+        if self._changes:
+            raise ValueError("only a new ledger can be loaded")
+        try:
+            self._load_all(iter(chunks))
+            wrong = self._links_wrong()
+            if wrong is None:
+                self._load_rebuild()
+                if self._digest_anew() != self._digest:
+                    wrong = "its digest differs"
+                else:
+                    wrong = next(iter(self.check()), None)
+            if wrong is not None:
+                raise ValueError(f"ledger snapshot: {wrong}")
+        except BaseException:
+            self._wipe()
+            raise
+        self._changes = 1
+
+    cdef int _load_all(self, chunks) except -1:
+        cdef Head head
+        cdef bytes data = next(chunks, b"")
+        cdef int i
+        cdef Arena* a
+        if len(data) != 12 + sizeof(Head):
+            raise ValueError("ledger snapshot: no head")
+        memcpy(&head, <const char*> data + 12, sizeof(head))
+        if memcmp(head.magic, <const char*> b"TRLEDGR1", 8):
+            raise ValueError("ledger snapshot: not one of this version")
+        self._digest = head.digest
+        self._horizon_ns = head.horizon_ns
+        self._closed_first = head.closed_first
+        self._closed_last = head.closed_last
+        self._key_first = head.key_first
+        self._key_last = head.key_last
+        self._attempt_first = head.attempt_first
+        self._attempt_last = head.attempt_last
+        for data in chunks:
+            self._load_chunk(data)
+        for i in range(ARENAS):
+            a = self._arena_of(S_ACCOUNTS + i)
+            if a.top != head.top[i] or head.free[i] >= a.top or head.live[i] >= a.top:
+                raise ValueError("ledger snapshot: cut short")
+            a.free = head.free[i]
+            a.live = head.live[i]
+        if self._book_count != head.books or self._accounts.top != self._colds.top:
+            raise ValueError("ledger snapshot: cut short")
+        return 0
+
+    cdef int _load_chunk(self, bytes data) except -1:
+        cdef uint32_t word[3]
+        cdef const char* p = <const char*> data
+        cdef Arena* a
+        if len(data) < 12:
+            raise ValueError("ledger snapshot: a chunk is cut short")
+        memcpy(word, p, 12)
+        p += 12
+        if word[0] == S_BOOK and len(data) == 16 and word[1] == self._book_count < BOOKS_MAX:
+            memcpy(&self._books[self._book_count].ledger, p, 4)
+            self._book_count += 1
+            return 0
+        if word[0] == S_PROFILE and len(data) == 12 + sizeof(Profile) and (
+            0 < word[1] < PROFILES_MAX and word[1] >= self._profile_top
+        ):
+            memcpy(&self._profiles[word[1]], p, sizeof(Profile))
+            self._profile_top = word[1] + 1
+            return 0
+        if not S_ACCOUNTS <= word[0] <= S_FORCED:
+            raise ValueError("ledger snapshot: an unknown chunk")
+        a = self._arena_of(word[0])
+        if (word[1] != a.top or word[2] > a.most - (a.top - 1)
+                or <size_t> len(data) != 12 + word[2] * a.stride):
+            raise ValueError("ledger snapshot: a chunk out of order, or too much for this ledger")
+        memcpy(a.base + a.top * a.stride, p, word[2] * a.stride)
+        a.top += word[2]
+        return 0
+
+    cdef object _links_wrong(self):
+        """Return what makes the loaded references unsafe to follow, or None."""
+        cdef uint32_t ref, i
+        cdef Account* a
+        cdef Hold* h
+        if (self._closed_first >= self._holds.top or self._closed_last >= self._holds.top
+                or self._key_first >= self._keys.top or self._key_last >= self._keys.top
+                or self._attempt_first >= self._attempts.top
+                or self._attempt_last >= self._attempts.top):
+            return "a list begins nowhere"
+        for ref in range(1, self._accounts.top):
+            a = self._account(ref)
+            if a.book >= self._book_count or self._cold(ref).usage >= self._usages.top:
+                return "an account points nowhere"
+            if a.profile and (not self._profiles[a.profile].known or not self._cold(ref).usage):
+                return "an account has no such profile"
+        for ref in range(1, self._holds.top):
+            h = self._hold(ref)
+            if h.state == FREE:
+                continue
+            if (h.debit >= self._accounts.top or h.credit >= self._accounts.top
+                    or h.next >= self._holds.top or h.head == 0 or h.head >= self._holds.top
+                    or h.queue_next >= self._holds.top or h.key >= self._keys.top
+                    or h.meter_count > 4 or h.state > ANNULLED):
+                return "a hold points nowhere"
+            if (h.debit == 0 or h.credit == 0) and h.state != TOMBSTONE:
+                return "a hold has no accounts"
+            for i in range(h.meter_count):
+                if h.meters[i] == 0 or h.meters[i] >= self._accounts.top:
+                    return "a hold has no such meter"
+        return self._lists_wrong()
+
+    cdef object _lists_wrong(self):
+        """Walk the queues of keys and attempts, whose entries nothing else names."""
+        cdef uint32_t ref = self._key_first
+        cdef uint32_t n = 0
+        while ref:
+            n += 1
+            if (n > self._keys.live or self._key(ref).hold >= self._holds.top
+                    or self._key(ref).next >= self._keys.top):
+                return "a key points nowhere"
+            ref = self._key(ref).next
+        if n != self._keys.live:
+            return "keys are missing"
+        n = 0
+        ref = self._attempt_first
+        while ref:
+            n += 1
+            if (n > self._attempts.live or self._attempt(ref).prev >= self._attempts.top
+                    or self._attempt(ref).next >= self._attempts.top):
+                return "an attempt counter points nowhere"
+            ref = self._attempt(ref).next
+        return None if n == self._attempts.live else "attempt counters are missing"
+
+    cdef int _load_rebuild(self) except -1:
+        """Make what is not dumped: indexes, sums of ledgers, expiry heap."""
+        cdef uint32_t ref
+        cdef Account* a
+        cdef Book* b
+        cdef Hold* h
+        if (index_reserve(&self._account_index, self._accounts.live)
+                or index_reserve(&self._hold_index, self._holds.live)
+                or index_reserve(&self._key_index, self._keys.live)
+                or index_reserve(&self._attempt_index, self._attempts.live)):
+            raise MemoryError("no memory for an index of the ledger")
+        for ref in range(1, self._accounts.top):
+            a = self._account(ref)
+            b = &self._books[a.book]
+            b.debits_pending = b.debits_pending + a.debits_pending
+            b.debits_posted = b.debits_posted + a.debits_posted
+            b.credits_pending = b.credits_pending + a.credits_pending
+            b.credits_posted = b.credits_posted + a.credits_posted
+            index_add(&self._account_index, id_mix(&a.id), ref)
+        self._heap_count = 0
+        for ref in range(1, self._holds.top):
+            h = self._hold(ref)
+            if h.state == FREE:
+                continue
+            if self._hold_index.used == self._holds.live:
+                raise ValueError("ledger snapshot: more holds than it says")
+            index_add(&self._hold_index, id_mix(&h.id), ref)
+            if h.heap_at:
+                self._heap_add(ref)
+        ref = self._key_first
+        while ref:
+            index_add(&self._key_index, id_mix(&self._key(ref).id), ref)
+            ref = self._key(ref).next
+        ref = self._attempt_first
+        while ref:
+            index_add(&self._attempt_index, id_mix(&self._attempt(ref).id), ref)
+            ref = self._attempt(ref).next
+        return 0
+
+    cdef int _wipe(self) except -1:
+        """Make the ledger empty."""
+        cdef int i
+        cdef Arena* a
+        for i in range(ARENAS):
+            a = self._arena_of(S_ACCOUNTS + i)
+            memset(a.base, 0, a.top * a.stride)
+            a.top = 1
+            a.free = a.live = 0
+        memset(self._profiles, 0, self._profile_top * sizeof(Profile))
+        memset(self._books, 0, self._book_count * sizeof(Book))
+        self._profile_top = 0
+        index_wipe(&self._account_index)
+        index_wipe(&self._hold_index)
+        index_wipe(&self._key_index)
+        index_wipe(&self._attempt_index)
+        self._book_count = self._heap_count = 0
+        self._closed_first = self._closed_last = 0
+        self._key_first = self._key_last = 0
+        self._attempt_first = self._attempt_last = 0
+        self._horizon_ns = 0
+        self._digest = 0
+        return 0

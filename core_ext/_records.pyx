@@ -220,6 +220,8 @@ cdef class Records(Replica):
     """
 
     def __cinit__(self, Sink sink=None, uint64_t bytes_max=1 << 32):
+        cdef Entry entry
+        assert <unsigned char*> entry.body - <unsigned char*> &entry == ENTRY_HEAD
         if bytes_max < 1 << 16:
             raise ValueError("bytes_max must be at least 64 KiB")
         self._sink = sink
@@ -600,7 +602,11 @@ cdef class Records(Replica):
         yield bytes(chunk)
 
     def load(self, chunks):
-        """Fill an empty store from a dump; ValueError where it is not one, whole and sound."""
+        """Fill an empty store from a dump.
+
+        Raises:
+            ValueError: it is no dump, whole and sound; the store is then to be thrown away.
+        """
         cdef bytes chunk
         cdef const unsigned char* p
         cdef size_t at, end

@@ -14,7 +14,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -25,7 +24,6 @@ from switch.admin import AdminServer
 from switch.clock import Clock, SystemClock
 from switch.config import Config, parse_address
 from switch.flows.registry import Network, Terminal
-from switch.journal import store as stores
 from switch.net.driver import Driver
 from switch.net.peer import Peer
 from switch.node import Node
@@ -58,7 +56,7 @@ class App:
         followers: bool = True,
     ) -> None:  # fmt: skip
         self.config = config
-        self.node = Node(config, master, clock or SystemClock(), data_directory(config))
+        self.node = Node(config, master, clock or SystemClock(), config.data)
         self.stop = trio.Event()
         self._ops_stop = trio.Event()
         self.draining = False
@@ -95,7 +93,7 @@ class App:
 
     async def _serve(self, on_ready: Callable[[Ready], None], task_status: Any) -> None:
         listeners = await self._open_listeners()
-        admin = AdminServer(self.node, data_directory(self.config))
+        admin = AdminServer(self.node, self.config.data)
         async with trio.open_nursery() as lasting:
             lasting.start_soon(self._gate)
             lasting.start_soon(self._timers)
@@ -233,7 +231,7 @@ class App:
             recovered=lambda: True,
             listeners_open=lambda: self.listening,
             journal_room_bytes=lambda: journal.room_bytes,
-            room_bytes_min=stores.OPEN_BYTES_MAX,
+            room_bytes_min=self.node.store.open_bytes_max,
             draining=lambda: self.draining,
         )
         await serve_http(
@@ -275,11 +273,6 @@ class App:
             async with trio.open_nursery() as nursery:
                 for driver in self._drivers.values():
                     nursery.start_soon(driver.finished)
-
-
-def data_directory(config: Config) -> Path:
-    """The data directory; relative ones stand beside the configuration file."""
-    return config.path.parent / config.node.data
 
 
 def _addresses(listeners: list[Any]) -> list[Any]:

@@ -412,8 +412,8 @@ def load(
     overrides, unknown = _from_environment(environ)
     for key, text in (options or {}).items():
         overrides[tuple(key.split("."))] = Override(text, f"option {key}")
-    reader = Reader(file, _text(file), overrides)
-    reader.sections = {name: _keys(kind) for name, kind in SECTIONS.items()}
+    sections = {name: _keys(kind) for name, kind in SECTIONS.items()}
+    reader = Reader(file, _text(file), overrides, sections)
     reader.mistakes += unknown
     settings = reader.struct(Settings, reader.data)
     config = Config(path=file, **msgspec.structs.asdict(settings))

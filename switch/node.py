@@ -7,7 +7,6 @@ kept, holds the answers in the gate and hands the group to the flusher if that i
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import structlog
 import trio
 
@@ -39,7 +38,8 @@ from switch.flows.step import (
 )
 from switch.flows.tokens import TokenDesk
 from switch.journal.gate import Destination, ReplyGate
-from switch.journal.store import OPEN_BYTES_MAX, StateError, Store
+from switch.journal.records import AlarmRecord, NoticeRecord
+from switch.journal.store import StateError, Store
 from switch.ops.audit import encode, from_effect
 from switch.ops.keys import MasterKey
 
@@ -63,20 +63,6 @@ FORGET_COUNT = 20_000
 MASTER_KEY_CHECK = b"master_key"
 
 log = structlog.get_logger("troncal")
-
-
-class AlarmRecord(msgspec.Struct, array_like=True):
-    at_ns: int
-    name: str
-    subject: str
-    detail: str
-
-
-class NoticeRecord(msgspec.Struct, array_like=True):
-    at_ns: int
-    card: str
-    what: str
-    branch: str
 
 
 class Node:
@@ -212,6 +198,9 @@ class Node:
 
     def end(self, step: Step) -> None:
         """Carry out the effects of a step and let the journal have its group."""
+        self.red.flush()
+        self.sicoop.flush()
+        self.ceibo.flush()
         replies = []
         for effect in step.effects:
             if type(effect) is Reply:
@@ -243,7 +232,7 @@ class Node:
 
     async def room(self) -> None:
         """Wait while the open group is so large that no more requests should be read."""
-        while self.store.journal.open_bytes > OPEN_BYTES_MAX:
+        while self.store.journal.open_bytes > self.store.open_bytes_max:
             self._progress = trio.Event()
             await self._progress.wait()
 

@@ -10,7 +10,6 @@ import datetime
 import difflib
 import re
 import tomllib
-import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -150,17 +149,15 @@ class _Scan:
         return 1
 
 
+_KEY = re.compile(r"""(?:[^"'=]|"(?:[^"\\]|\\.)*"|'[^']*')*""")
+
+
 def _first_equals(line: str) -> int:
     """Return where the key ends: the first ``=`` outside quotes."""
-    quote = ""
-    for at, character in enumerate(line):
-        if quote:
-            quote = "" if character == quote else quote
-        elif character in "\"'":
-            quote = character
-        elif character == "=":
-            return at
-    raise AssertionError("a key line without '=' in a valid TOML text")
+    found = _KEY.match(line)
+    assert found is not None
+    assert line[found.end()] == "=", "a key line without '=' in a valid TOML text"
+    return found.end()
 
 
 def _path_of(nested: Any) -> KeyPath:
@@ -246,13 +243,24 @@ class Reader:
         path: the file's name, for messages.
         text: its content.
         overrides: values from outside the file by key path; they replace what the file says.
+        sections: the keys of every section, to tell where a misplaced key belongs.
+
+    Raises:
+        ConfigError: the text is not TOML; there is nothing to go on with.
     """
 
-    def __init__(self, path: Path, text: str, overrides: Mapping[KeyPath, Override]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        text: str,
+        overrides: Mapping[KeyPath, Override],
+        sections: Mapping[str, Iterable[str]],
+    ) -> None:
         self.path = path
         self.mistakes: list[Mistake] = []
         self._noted: set[KeyPath] = set()
         self._overrides = overrides
+        self._sections = sections
         try:
             self.data: dict[str, Any] = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
@@ -314,13 +322,10 @@ class Reader:
     def _unknown_hint(self, key: str, fields: Iterable[str], where: KeyPath) -> str:
         names = list(fields)
         if len(where) == 1 and not difflib.get_close_matches(key, names, n=1, cutoff=0.6):
-            homes = [s for s, keys in self.sections.items() if key in keys]
+            homes = [s for s, keys in self._sections.items() if key in keys]
             if homes:
                 return f"it belongs into [{homes[0]}]"
         return suggestion(key, names)
-
-    sections: Mapping[str, Iterable[str]] = types.MappingProxyType({})
-    """Keys of every section, to tell where a misplaced key belongs; set by the owner."""
 
     def _value(self, hint: Any, value: Any, where: KeyPath) -> tuple[Any, bool]:
         base = plain(hint).base

@@ -10,13 +10,7 @@ from hypothesis import HealthCheck, settings
 
 FUZZ = int(os.environ.get("TRONCAL_FUZZ", "0") or 0)
 # Timing on a shared machine says nothing about the code, so no deadline and no health check of it.
-COMMON = {
-    "deadline": None,
-    "print_blob": True,
-    "suppress_health_check": [HealthCheck.too_slow],
-}
-settings.register_profile("short", max_examples=60, stateful_step_count=30, **COMMON)
-settings.register_profile(
-    "fuzz", max_examples=1000 * max(FUZZ, 1), stateful_step_count=100, **COMMON
-)
+common = settings(deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("short", common, max_examples=60, stateful_step_count=30)
+settings.register_profile("fuzz", common, max_examples=1000 * max(FUZZ, 1), stateful_step_count=100)
 settings.load_profile("fuzz" if FUZZ else "short")

@@ -177,11 +177,11 @@ def tracked() -> list[Path]:
         if done.returncode == 0 and done.stdout:
             names = done.stdout.decode().split("\0")
             return [ROOT / name for name in names if name and (ROOT / name).is_file()]
-    skipped = {".venv", "build", "dist", "__pycache__"}
+    built = re.compile(r"(^|/)(\.[^/]+|build|dist|__pycache__|[^/]+\.egg-info)/")
     return [
         path
         for path in ROOT.rglob("*")
-        if path.is_file() and not skipped & set(path.relative_to(ROOT).parts)
+        if path.is_file() and not built.search(path.relative_to(ROOT).as_posix())
     ]
 
 

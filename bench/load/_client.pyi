@@ -1,11 +1,12 @@
 from collections.abc import Iterable
 from typing import final
 
+from core_ext._counters import Histogram
 from core_ext._mac import MacKey
 
 @final
 class Report:
-    answered: int
+    latency: Histogram
     in_time: int
     elapsed_ns: int
     cpu_ns: int
@@ -18,7 +19,6 @@ class Report:
     lost: int
     bytes_sent: int
     bytes_received: int
-    max_ns: int
     exhausted: bool
     def __new__(cls) -> Report: ...
     @property
@@ -29,7 +29,6 @@ class Report:
     def codes(self) -> dict[str, int]: ...
     @property
     def complaints(self) -> dict[str, int]: ...
-    def percentile_ns(self, q: float) -> int: ...
 
 @final
 class Load:

@@ -10,12 +10,13 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, ENOMEM, errno
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close
 
+from core_ext._counters cimport Histogram
 from core_ext._cursor cimport (
     Cursor, Pen, cursor, left, pen, put, put_u16be, reserve, room, take, take_exactly, take_u8,
     take_u16be,
@@ -60,10 +61,6 @@ cdef enum:
     HEAD_BYTES = 2
     DEPTH_MAX = 1024
     FRAME_BYTES_MAX = 65535
-    SUB_BITS = 7              # 128 buckets an octave: under 0.8 % of error
-    SUB = 128
-    OCTAVES = 40              # up to 2**47 ns, 39 hours
-    BUCKETS = 5248            # SUB * (OCTAVES + 1)
     CODES = 1296              # two characters of 0-9 A-Z
     SIGNALS_EVERY_NS = 100000000
     ECHO_BYTES = 65536
@@ -103,27 +100,9 @@ cdef inline uint64_t clock_ns(int clock) noexcept nogil:
     return <uint64_t> t.tv_sec * 1000000000 + <uint64_t> t.tv_nsec
 
 
-cdef inline int bucket_of(uint64_t ns) noexcept nogil:
-    """Log-linear: exact below 256 ns, then 128 buckets for each doubling."""
-    cdef int octave = 0
-    while ns >= 2 * SUB:
-        ns >>= 1
-        octave += 1
-    if octave >= OCTAVES:
-        return BUCKETS - 1
-    return octave * SUB + <int> ns
-
-
-cdef inline uint64_t bucket_upper_ns(int index) noexcept nogil:
-    """The largest value that falls into a bucket."""
-    cdef int octave
-    if index < 2 * SUB:
-        return index
-    octave = index // SUB - 1
-    return ((<uint64_t> (index - octave * SUB) + 1) << octave) - 1
-
-
-cdef inline Cursor after(const unsigned char* p, Py_ssize_t n, const char* wanted, Py_ssize_t m) noexcept nogil:
+cdef inline Cursor after(
+    const unsigned char* p, Py_ssize_t n, const char* wanted, Py_ssize_t m
+) noexcept nogil:
     """A cursor behind the first `wanted`; a short one where it is missing."""
     cdef const unsigned char* at = <const unsigned char*> memmem(p, n, wanted, m)
     if at == NULL:
@@ -174,7 +153,7 @@ cdef class Report:
     """What one run of `Load` saw. Times are nanoseconds, latencies from send to whole answer.
 
     Attributes:
-        answered: answers that belong to a request, late ones included.
+        latency: of all answers that belong to a request, late ones included.
         in_time: those of them that came before the run's time was up; the rate counts only these.
         elapsed_ns: from the first send to the deadline, or to the last answer where that came first.
         unanswered: requests without an answer when the drain time was over or the connection lost.
@@ -187,16 +166,16 @@ cdef class Report:
         cpu_ns: CPU time of this client; near `elapsed_ns` the client itself was the limit.
     """
 
-    cdef readonly uint64_t answered, in_time, elapsed_ns, cpu_ns
+    cdef readonly Histogram latency
+    cdef readonly uint64_t in_time, elapsed_ns, cpu_ns
     cdef readonly uint64_t unanswered, unmatched, malformed, unasked, bad_frames, bad_macs, lost
-    cdef readonly uint64_t bytes_sent, bytes_received, max_ns
+    cdef readonly uint64_t bytes_sent, bytes_received
     cdef readonly bint exhausted
-    cdef uint64_t _histogram[BUCKETS]
     cdef uint64_t _codes[CODES]
     cdef uint64_t _complaints[CODES]
 
     def __cinit__(self):
-        memset(self._histogram, 0, sizeof(self._histogram))
+        self.latency = Histogram()
         memset(self._codes, 0, sizeof(self._codes))
         memset(self._complaints, 0, sizeof(self._complaints))
 
@@ -220,19 +199,6 @@ cdef class Report:
     def complaints(self):
         """Codes of frames that answer no request, such as `error`."""
         return by_code(self._complaints)
-
-    def percentile_ns(self, double q):
-        """The latency that a share `q` (0..1) of the answers did not exceed, within 0.8 %."""
-        if not 0.0 <= q <= 1.0:
-            raise ValueError("q must be in 0..1")
-        cdef uint64_t wanted = <uint64_t> (q * self.answered + 0.999999)
-        cdef uint64_t seen = 0
-        cdef int i
-        for i in range(BUCKETS):
-            seen += self._histogram[i]
-            if seen >= wanted and seen:
-                return min(bucket_upper_ns(i), self.max_ns)
-        return 0
 
 
 @cython.final
@@ -525,16 +491,12 @@ cdef class Load:
     cdef bint _settle(self, Report report, Connection* c, uint64_t trace) noexcept nogil:
         """Answers come in any order: find the request by its trace and record its latency."""
         cdef uint64_t now_ns
-        cdef uint64_t latency_ns
         cdef int i
         for i in range(c.in_flight):
             if c.waiting[i].trace != trace:
                 continue
             now_ns = clock_ns(CLOCK_MONOTONIC)
-            latency_ns = now_ns - c.waiting[i].sent_ns
-            report._histogram[bucket_of(latency_ns)] += 1
-            report.max_ns = max(report.max_ns, latency_ns)
-            report.answered += 1
+            report.latency.put(<int64_t> (now_ns - c.waiting[i].sent_ns))
             if now_ns <= self._deadline_ns:
                 report.in_time += 1
             c.in_flight -= 1

@@ -21,7 +21,7 @@ from protocols.messages import (
     IssuerHolder,
     IssuerRelease,
 )
-from switch.calendar import iso_date
+from switch.calendar import day_date
 from switch.config import Config
 from switch.flows import norms
 from switch.flows import operations as ops
@@ -98,6 +98,10 @@ class Ceibo:
         self._fingerprint = fingerprint
         self._authorization_key = authorization_key
         self._batch = Batch()
+        self._table = ops.Table(
+            records, ops.CEIBO_HOLDS, ops.decode_ceibo, lambda hold: hold.state == ACTIVA
+        )
+        self.flush = self._table.flush
 
     def ask(
         self, step: Step, message: IssuerHold | IssuerCapture | IssuerRelease | IssuerHolder
@@ -217,7 +221,7 @@ class Ceibo:
             batch.hold(
                 _fee_id(hold_id), card.account,
                 self._account(m.currency, "fee_income", ACCOUNT_FEES, step.now_ns), fee,
-                day=m.day, code=3, policy=ASK_NETWORK,
+                day=m.day, code=3, policy=ASK_NETWORK, metered=False,
             )  # fmt: skip
         results = self._ledger.apply(batch, step.now_ns)
         assert not proof.step or results[0] == Result.DONE, "the step was free a moment ago"
@@ -246,6 +250,7 @@ class Ceibo:
             m.amount, day=m.day, night=self._limits.is_night(step.now_ns), code=2,
             policy=ASK_NETWORK,
             meters=self._limits.meters(("person", card.person, card.tier), kind=m.kind),
+            meter_credit=True,
         )  # fmt: skip
         return self._decided(step, self._ledger.apply(batch, step.now_ns)[0], hold)
 
@@ -259,7 +264,7 @@ class Ceibo:
         return _BY_RESULT.get(outcome, _NOT_APPROVED)
 
     def _card_refusal(self, card: Card, m: IssuerHold) -> tuple[str, str] | None:
-        if card.state != "active" or (card.expires and iso_date(m.day) > card.expires):
+        if card.state != "active" or (card.expires and day_date(m.day).isoformat() > card.expires):
             return _NOT_APPROVED
         if m.kind not in card.kinds:
             return "57", "TARJETA_NO_HABILITADA"
@@ -430,17 +435,10 @@ class Ceibo:
         hold.history.append((event, step.now_ns))
 
     def _load(self, hold_id: bytes) -> CeiboHold | None:
-        found = self._records.get(ops.CEIBO_HOLDS, hold_id)
-        return None if found is None else ops.decode_ceibo(found)
+        return self._table.get(hold_id)
 
     def _store(self, hold: CeiboHold) -> None:
-        self._records.put(
-            ops.CEIBO_HOLDS,
-            _hold_id(hold.network, hold.operation),
-            ops.encode(hold),
-            open=hold.state == ACTIVA,
-            stamp=hold.created_ns,
-        )
+        self._table.put(_hold_id(hold.network, hold.operation), hold, hold.created_ns)
 
 
 def card_account_flags() -> int:

@@ -2,9 +2,15 @@
 
 from hashlib import blake2b
 
-from msgspec import msgpack
+from msgspec import UNSET, msgpack
 
-_encode = msgpack.Encoder().encode
+
+def _absent(value: object) -> None:
+    """An optional field that is UNSET counts as absent."""
+    assert value is UNSET, "fingerprints are made of plain fields"
+
+
+_encode = msgpack.Encoder(enc_hook=_absent).encode
 
 
 class Fingerprint:
@@ -19,6 +25,4 @@ class Fingerprint:
         self._key = key
 
     def __call__(self, *fields: object) -> int:
-        plain = [field if isinstance(field, (str, int, dict)) else None for field in fields]
-        digest = blake2b(_encode(plain), digest_size=8, key=self._key).digest()
-        return int.from_bytes(digest)
+        return int.from_bytes(blake2b(_encode(fields), digest_size=8, key=self._key).digest())

@@ -69,6 +69,10 @@ class LimitBook:
             if subject and (scope, kind) in self._counted
         )
 
+    def counts(self, kind: str) -> bool:
+        """False while no rule or declaration counts anything but cards for this kind."""
+        return any(counted == kind for scope, counted in self._counted if scope != "card")
+
     def usage(self, scope: str, subject: str, kind: str, window: str, day: int) -> int:
         """Sum of a window so far, for thresholds."""
         meter = account_id(f"meter:{scope}:{kind}:{subject}")
@@ -107,7 +111,7 @@ class LimitBook:
                         side = "debit" if declaration.kind == "cash_out" else "credit"
                         windows.setdefault((side, declaration.window), (SUM_MAX, 0))
                 batch.set_profile(
-                    self.profile(scope, tier), windows=windows, version=int(self.version, 16)
+                    self.profile(scope, tier), windows=windows, version=int(self.version[:8], 16)
                 )
         results = self._ledger.apply(batch, now_ns)
         assert all(r == Result.DONE for r in results), "profiles are always acceptable"

@@ -11,6 +11,7 @@ compared and never stored in place of the value.
 import datetime
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 AMOUNT_MAX: Final = 999_999_999_999
@@ -353,10 +354,16 @@ def date(value: str, field: str = "business_date") -> datetime.date:
             value = value[:4] + value[5:7] + value[8:]
         if _is_digits(value, 8, 8):
             try:
-                return datetime.date(int(value[:4]), int(value[4:6]), int(value[6:]))
+                return _day(value)
             except ValueError:
                 raise FieldError(field) from None
     raise FieldError(field)
+
+
+# Nearly every date is today's or yesterday's.
+@lru_cache(maxsize=64)
+def _day(date8: str) -> datetime.date:
+    return datetime.date(int(date8[:4]), int(date8[4:6]), int(date8[6:]))
 
 
 def instant_ms(value: str, field: str = "sent_at") -> int:

@@ -5,8 +5,13 @@ store the newest. They are array-like MessagePack: new fields go to the end, wit
 old journals stay readable. No record holds a token, in clear or as a digest that could be guessed.
 """
 
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
 import msgspec
 from msgspec import Struct
+
+from core_ext import Records
 
 # Spaces of the record store. Numbers are part of the journal format: never reused.
 NETWORKS = 1
@@ -158,6 +163,53 @@ class Voucher(Struct, array_like=True):
     state: str = "active"  # active, redeemed, expired, cancelled
     hold: str = ""  # operation-like id of a hold placed at issue, "" where none
     channels: tuple[str, ...] = ("cash_out",)
+
+
+T = TypeVar("T", RedOperation, SicoopOperation, CeiboHold)
+
+
+class Table(Generic[T]):
+    """The operations of one role: read through, written once at the end of a step.
+
+    Several moves of one operation within a step leave nothing outside, so they become one record.
+    `flush` at the step's end is part of the step: a step that fails stops the node.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        space: int,
+        decode: Callable[[bytes], T],
+        is_open: Callable[[T], bool],
+    ) -> None:
+        self._records = records
+        self._space = space
+        self._decode = decode
+        self._is_open = is_open
+        self._dirty: dict[bytes, tuple[T, int]] = {}
+
+    def get(self, key: bytes) -> T | None:
+        """The operation as it stands, changes of this step included."""
+        dirty = self._dirty.get(key)
+        if dirty is not None:
+            return dirty[0]
+        found = self._records.get(self._space, key)
+        return None if found is None else self._decode(found)
+
+    def put(self, key: bytes, operation: T, stamp: int) -> None:
+        self._dirty[key] = (operation, stamp)
+
+    def open(self) -> list[T]:
+        """Operations that a stop left unfinished, as they were then."""
+        return [self._decode(value) for _, value in self._records.open_items(self._space)]
+
+    def flush(self) -> None:
+        if not self._dirty:
+            return
+        put, space, is_open = self._records.put, self._space, self._is_open
+        for key, (operation, stamp) in self._dirty.items():
+            put(space, key, encode(operation), open=is_open(operation), stamp=stamp)
+        self._dirty.clear()
 
 
 encode = msgspec.msgpack.Encoder().encode

@@ -98,6 +98,8 @@ class Red:
         self._shifts = shifts
         self._platform = platform
         self._ticket_key = ticket_key
+        self._table = ops.Table(records, ops.RED_OPERATIONS, ops.decode_red, _is_open)
+        self.flush = self._table.flush
         self._waiting: dict[str, list[tuple[Origin | None, int]]] = {}
         self._heading = lru_cache(maxsize=65536)(self._make_heading)
 
@@ -133,8 +135,7 @@ class Red:
 
     def recover(self, step: Step) -> None:
         """Finish what a stop left open: whatever is not registered is reversed (rule R5, X122)."""
-        for _, value in self._records.open_items(ops.RED_OPERATIONS):
-            operation = ops.decode_red(value)
+        for operation in self._table.open():
             if operation.state == INICIADA:
                 self._fail(step, operation, "ERROR", "timeout")
             self._settle(step, operation)
@@ -154,15 +155,15 @@ class Red:
             return plain(refusal, operation, trace=m.trace)
         self._move(operation, "started", step)
         request = Hold(
-            0,
-            operation.reference,
-            operation.kind,  # type: ignore[arg-type]
-            operation.branch,
-            operation.cashier,
-            operation.amount,
-            operation.currency,
-            "",
-            m.document_type,
+            id=0,
+            reference=operation.reference,
+            kind=operation.kind,  # type: ignore[arg-type]
+            branch=operation.branch,
+            cashier=operation.cashier,
+            amount=operation.amount,
+            currency=operation.currency,
+            sent_at="",
+            document_type=m.document_type,
             **identity_fields(operation.document),
             token=m.token if isinstance(m, CashOut) else UNSET,
             card=m.card if isinstance(m, Deposit) else UNSET,
@@ -601,14 +602,11 @@ class Red:
         operation.history.append((operation.state, step.now_ns))
 
     def _load(self, reference: str) -> RedOperation | None:
-        found = self._records.get(ops.RED_OPERATIONS, reference.encode())
-        return None if found is None else ops.decode_red(found)
+        return self._table.get(reference.encode())
 
     def _store(self, operation: RedOperation) -> None:
-        self._records.put(
-            ops.RED_OPERATIONS,
-            operation.reference.encode(),
-            ops.encode(operation),
-            open=bool(operation.owed) or operation.state == INICIADA,
-            stamp=operation.received_ns,
-        )
+        self._table.put(operation.reference.encode(), operation, operation.received_ns)
+
+
+def _is_open(operation: RedOperation) -> bool:
+    return bool(operation.owed) or operation.state == INICIADA

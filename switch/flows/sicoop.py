@@ -8,10 +8,11 @@ decides. A reversal without original leaves a tombstone. Contradictions are neve
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol
 
 from core_ext import Batch, Ledger, Records, Result
-from core_ext._ledger import DEBITS_MUST_NOT_EXCEED_CREDITS, POSITION, Balance
+from core_ext._ledger import DEBITS_MUST_NOT_EXCEED_CREDITS, NO_LIMIT, POSITION, Balance
 from protocols.codes import CODES
 from protocols.messages import (
     AnnulRegistered,
@@ -30,7 +31,7 @@ from protocols.messages import (
     Status,
     StatusAnswer,
 )
-from switch.calendar import Calendar
+from switch.calendar import Calendar, day_date
 from switch.config import Config
 from switch.flows import operations as ops
 from switch.flows.fingerprint import Fingerprint
@@ -80,6 +81,7 @@ _BY_RESULT: dict[Result, str] = {
     Result.JOURNAL_FULL: "ERROR",
     Result.FENCED: "ERROR",
 }
+_OPEN = frozenset((RECIBIDA, ENVIADA, RESERVADA, RESPONDIDA, CONFIRMADA))
 _SHUT = frozenset((RECHAZADA, VENCIDA, TUMBA, REVERSADA, REVERSANDO))
 
 
@@ -117,6 +119,9 @@ class Sicoop:
         self._fingerprint = fingerprint
         self._issuer = issuer
         self._batch = Batch()
+        self._table = ops.Table(records, ops.SICOOP_OPERATIONS, ops.decode_sicoop, _is_open)
+        self.flush = self._table.flush
+        self._last_operation = 0
         self._waiting: dict[str, tuple[Origin | None, int]] = {}
         self._alarmed: dict[str, int] = {}  # network -> highest percentage already told
 
@@ -147,8 +152,7 @@ class Sicoop:
         Until RESPONDIDA sicoop releases on its own authority; a RESPONDIDA that red registered is
         captured, one that red does not know is released; without a red here it waits.
         """
-        for _, value in self._records.open_items(ops.SICOOP_OPERATIONS):
-            operation = ops.decode_sicoop(value)
+        for operation in self._table.open():
             if operation.state in (RECIBIDA, ENVIADA, RESERVADA):
                 self._move(operation, "reversed", step)
                 self._release_own(step, operation)
@@ -329,12 +333,18 @@ class Sicoop:
         batch.hold(
             _hold_id(operation.operation), debit, credit, m.amount, day=operation.day,
             night=self._limits.is_night(step.now_ns), policy=ASK_NETWORK,
-            meters=self._limits.meters(*_subjects(operation, m), kind=m.kind),
+            meters=self._meters(operation, m),
+            meter_credit=m.kind == "deposit",
         )  # fmt: skip
         result = self._ledger.apply(batch, step.now_ns)[0]
         if m.kind == "deposit":
             self._watch_cap(step, operation.network, net)
         return result
+
+    def _meters(self, operation: SicoopOperation, m: Hold) -> tuple[bytes, ...]:
+        if not self._limits.counts(m.kind):
+            return ()
+        return self._limits.meters(*_subjects(operation, m), kind=m.kind)
 
     def on_issuer_answer(self, step: Step, reference: str, answer: IssuerAnswer) -> None:
         """A late answer of an issuer in another process. After the deadline it counts for nothing."""
@@ -534,7 +544,9 @@ class Sicoop:
                 credit_limit=network.net_debit_cap,
             )  # fmt: skip
         batch.set_limits(
-            account, credit_limit=network.net_debit_cap, max_balance=network.payable_cap
+            account,
+            credit_limit=network.net_debit_cap,
+            max_balance=network.payable_cap or NO_LIMIT,
         )
         results = self._ledger.apply(batch, now_ns)
         assert all(r == Result.DONE for r in results), f"caps refused: {results}"
@@ -585,7 +597,8 @@ class Sicoop:
             issuer = self._issuer_account(operation.currency, step.now_ns)
             net = self.net_account(operation.network, operation.currency, step.now_ns)
             debit, credit = (net, issuer) if back else (issuer, net)
-            batch.transfer(debit, credit, operation.commission, forced=True)
+            # What comes back from a network is owed, whatever its cap.
+            batch.transfer(debit, credit, operation.commission, forced=back)
 
     def _apply(self, step: Step, what: str) -> None:
         results = self._ledger.apply(self._batch, step.now_ns)
@@ -604,11 +617,11 @@ class Sicoop:
 
     def _next_operation(self, now_ns: int) -> str:
         """Twelve digits that only grow, also when clocks step back: YY DDD and a running number."""
-        found = self._records.get(ops.META, OPERATION_COUNTER)
-        last = 0 if found is None else int(found)
-        date = self._calendar.business(now_ns).date
-        first = (date.year % 100 * 1000 + date.timetuple().tm_yday) * 10_000_000 + 1
-        number = max(last + 1, first)
+        if not self._last_operation:
+            found = self._records.get(ops.META, OPERATION_COUNTER)
+            self._last_operation = 0 if found is None else int(found)
+        first = _first_operation(self._calendar.business(now_ns).number)
+        number = self._last_operation = max(self._last_operation + 1, first)
         self._records.put(ops.META, OPERATION_COUNTER, b"%012d" % number)
         return f"{number:012d}"
 
@@ -617,18 +630,20 @@ class Sicoop:
         operation.history.append((operation.state, step.now_ns))
 
     def _load(self, reference: str) -> SicoopOperation | None:
-        found = self._records.get(ops.SICOOP_OPERATIONS, reference.encode())
-        return None if found is None else ops.decode_sicoop(found)
+        return self._table.get(reference.encode())
 
     def _store(self, operation: SicoopOperation) -> None:
-        self._records.put(
-            ops.SICOOP_OPERATIONS,
-            operation.reference.encode(),
-            ops.encode(operation),
-            open=bool(operation.owed)
-            or operation.state in (RECIBIDA, ENVIADA, RESERVADA, RESPONDIDA, CONFIRMADA),
-            stamp=operation.received_ns,
-        )
+        self._table.put(operation.reference.encode(), operation, operation.received_ns)
+
+
+@lru_cache(maxsize=8)
+def _first_operation(day: int) -> int:
+    date = day_date(day)
+    return (date.year % 100 * 1000 + date.timetuple().tm_yday) * 10_000_000 + 1
+
+
+def _is_open(operation: SicoopOperation) -> bool:
+    return bool(operation.owed) or operation.state in _OPEN
 
 
 def _subjects(operation: SicoopOperation, m: Hold) -> tuple[tuple[str, str, str], ...]:

@@ -7,6 +7,7 @@ is a customer.
 """
 
 import hmac
+from functools import lru_cache
 from hashlib import blake2b
 
 from msgspec import Struct
@@ -202,6 +203,7 @@ class TokenDesk:
         ).digest()
 
 
+@lru_cache(maxsize=65_536)
 def lock_key(purpose: str, name: str) -> bytes:
     """The 16-byte ledger key of tries and steps of one card, terminal, cashier or network."""
     return blake2b(name.encode(), digest_size=16, person=purpose.encode()).digest()

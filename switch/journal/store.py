@@ -20,8 +20,6 @@ from switch.journal import snapshot
 
 LEDGER_KINDS = (1, 63)
 RECORDS_KINDS = (64, 95)
-# A group is started on its way when it holds this much, even while the turn goes on reading.
-OPEN_BYTES_MAX = 1 << 20
 
 
 class StateError(Exception):
@@ -109,7 +107,8 @@ class Store(State):
         super().__init__(config, directory)
         self._groups_per_digest = config.journal.digest_every_groups
         self._groups_to_digest = self._groups_per_digest
-        self._reserve_bytes = config.journal.reserve_bytes
+        # A turn may add to the open group whatever one read brings: leave it three quarters.
+        self.open_bytes_max = config.journal.group_bytes_max // 4
 
     def open(self) -> None:
         """Recover, then go on where the journal ends."""
@@ -121,7 +120,7 @@ class Store(State):
     @property
     def admitting(self) -> bool:
         """True while there is durable room for new work beyond what open work may still need."""
-        return self.journal.room_bytes > self.journal.open_bytes + OPEN_BYTES_MAX
+        return self.journal.room_bytes > self.journal.open_bytes + self.open_bytes_max
 
     def append(self, kind: int, record: msgspec.Struct) -> None:
         """Write an application record into the open group."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from switch import config
 from switch.config import Address, Config, ConfigError, Mistake
-from switch.toml_reader import line_index
+from switch.toml_reader import line_index, plain
 
 Writer = Callable[[str], Path]
 
@@ -70,12 +70,12 @@ class TestDefaults:
     def test_every_key_has_a_meaning_and_every_number_a_range(self) -> None:
         for section, kind in config.SECTIONS.items():
             for field in msgspec.structs.fields(kind):
-                plain = config.plain(field.type)
-                assert plain.description, f"{section}.{field.name}"
-                if plain.base is int:
-                    assert plain.low is not None, f"{section}.{field.name}"
-                    assert plain.high is not None, f"{section}.{field.name}"
-                    assert plain.low <= field.default <= plain.high
+                said = plain(field.type)
+                assert said.description, f"{section}.{field.name}"
+                if said.base is int:
+                    assert said.low is not None, f"{section}.{field.name}"
+                    assert said.high is not None, f"{section}.{field.name}"
+                    assert said.low <= field.default <= said.high
 
     def test_paths_start_at_the_file(self, write: Writer) -> None:
         path = write('[node]\ndata = "d"\nmaster_key_file = "/k"')
@@ -357,6 +357,7 @@ k = "\\"" # [
 m = 3
 [[t]]               # 14
 k = "a=b"
+"q\\"=" = 1           # 16
 '''
         tomllib.loads(text)
         assert line_index(text) == {
@@ -373,6 +374,7 @@ k = "a=b"
             ("x", "y.z", "w", "m"): 13,
             ("t",): 14,
             ("t", "k"): 15,
+            ("t", 'q"='): 16,
         }
 
     @given(st.text(alphabet="ab=[]{}\"'#\\,\n .1", max_size=60))

@@ -1,0 +1,177 @@
+"""How a command reaches a data directory: through the node that runs on it, or by itself.
+
+A running node answers on the admin socket of its directory. Where nobody does, the command opens
+the directory as a node would (recovery included), does its work and makes it durable. Whichever it
+is, an answer means that the change is on disk.
+"""
+
+import errno
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from switch.admin import SOCKET_NAME, Request, Response
+from switch.cli.base import CliError
+from switch.clock import SystemClock
+from switch.config import Config
+from switch.node import Node
+from switch.ops.keys import MasterKey
+from switch.provisioning import Provisioning, ProvisioningError
+
+LOCK_WAIT_S: Final = 10.0
+"""How long a command waits for another one that has the directory."""
+
+LOCK_PAUSE_S: Final = 0.05
+CONNECTIONS: Final = 8
+"""Of a bulk command to a running node: that many changes share one durable group."""
+
+BATCH: Final = 500
+"""Commands of a bulk command on a stopped directory between two commits."""
+
+Command = tuple[str, dict[str, Any]]
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why one command of many was not carried out."""
+
+    reason: str
+    hint: str = ""
+
+
+def provision(config: Config, command: str, **values: Any) -> Any:
+    """Carry out one command.
+
+    Raises:
+        ProvisioningError: refused; nothing was changed.
+        CliError, OSError, StateError: the directory cannot be used.
+    """
+    (answer,) = provision_all(config, [(command, values)])
+    if isinstance(answer, Refusal):
+        raise ProvisioningError(answer.reason, answer.hint)
+    return answer
+
+
+def provision_all(
+    config: Config, commands: Sequence[Command], progress: Callable[[int], None] = lambda n: None
+) -> list[Any]:
+    """Carry out many commands; a `Refusal` stands where one was refused.
+
+    Args:
+        progress: called with the number of commands that have become durable since.
+    """
+    return trio.run(_provision_all, config, commands, progress)
+
+
+def node_answers(config: Config) -> bool:
+    """Tell whether a node runs on the data directory."""
+    return trio.run(_answers, config.data / SOCKET_NAME)
+
+
+@asynccontextmanager
+async def opened(config: Config) -> AsyncIterator[Node]:
+    """The node of a stopped data directory, in this process; durable at the end.
+
+    Raises:
+        BlockingIOError: another process has the directory.
+    """
+    master = MasterKey.load(config.file(config.node.master_key_file))
+    node = Node(config, master, SystemClock(), config.data)
+    node.open()
+    try:
+        yield node
+        node.store.commit()
+    finally:
+        node.close()
+
+
+async def _provision_all(
+    config: Config, commands: Sequence[Command], progress: Callable[[int], None]
+) -> list[Any]:
+    path = config.data / SOCKET_NAME
+    if not path.parent.is_dir():
+        raise CliError(f"there is no data directory {path.parent}", "`troncal init` makes one")
+    give_up_at = trio.current_time() + LOCK_WAIT_S
+    while True:
+        if await _answers(path):
+            return await _through(path, commands, progress)
+        try:
+            return await _by_itself(config, commands, progress)
+        except BlockingIOError:
+            if trio.current_time() >= give_up_at:
+                raise
+        await trio.sleep(LOCK_PAUSE_S)
+
+
+async def _by_itself(
+    config: Config, commands: Sequence[Command], progress: Callable[[int], None]
+) -> list[Any]:
+    answers: list[Any] = []
+    async with opened(config) as node:
+        provisioning = Provisioning(node)
+        for first in range(0, len(commands), BATCH):
+            batch = commands[first : first + BATCH]
+            step = node.begin()
+            for command, values in batch:
+                try:
+                    answers.append(provisioning.call(step, command, values))
+                except ProvisioningError as error:
+                    answers.append(Refusal(str(error), error.hint))
+            node.end(step)
+            node.store.commit()
+            progress(len(batch))
+    return answers
+
+
+async def _answers(path: Path) -> bool:
+    try:
+        stream = await trio.open_unix_socket(str(path))
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+    except OSError as error:
+        if error.errno == errno.EACCES:
+            raise CliError(f"{path} belongs to another user", "run as the node's user") from None
+        raise
+    await stream.aclose()
+    return True
+
+
+async def _through(
+    path: Path, commands: Sequence[Command], progress: Callable[[int], None]
+) -> list[Any]:
+    """Over a few connections at once, each taking the next command as it gets free."""
+    answers: list[Any] = [None] * len(commands)
+    waiting = iter(range(len(commands)))
+
+    async def work() -> None:
+        stream = await trio.open_unix_socket(str(path))
+        async with stream:
+            for position in waiting:
+                answers[position] = await _ask(stream, *commands[position])
+                progress(1)
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(CONNECTIONS, len(commands))):
+                nursery.start_soon(work)
+    except* (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+        raise CliError(
+            "the node went away before it answered: the change may have been made or not",
+            "look with the `list` or `show` command before trying again",
+        ) from None
+    return answers
+
+
+async def _ask(stream: trio.SocketStream, command: str, values: dict[str, Any]) -> Any:
+    await stream.send_all(msgspec.json.encode(Request(command, values)) + b"\n")
+    buffer = bytearray()
+    while not buffer.endswith(b"\n"):
+        data = await stream.receive_some(1 << 20)
+        if not data:
+            raise trio.BrokenResourceError("closed by the node")
+        buffer += data
+    response = msgspec.json.decode(buffer, type=Response)
+    return Refusal(response.error, response.hint) if response.error else response.ok

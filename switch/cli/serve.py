@@ -1,0 +1,89 @@
+"""`serve`: run a node until it is told to stop."""
+
+import os
+import signal
+
+import click
+import msgspec
+import structlog
+import trio
+
+from switch.app import App, Ready
+from switch.cli.base import Call, Command
+from switch.config import LISTENERS, Config, parse_address
+from switch.ops import logs
+from switch.ops.keys import MasterKey, forbid_core_dumps
+
+ROLES = ("red", "sicoop", "ceibo")
+
+log = structlog.get_logger("troncal")
+
+
+def _roles(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> list[str]:
+    roles = [role.strip() for role in (value or "").split(",") if role.strip()]
+    for role in roles:
+        if role not in ROLES:
+            raise click.BadParameter(f"{role!r} is none of {', '.join(ROLES)}")
+    return roles
+
+
+def _listeners(
+    _ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for value in values:
+        name, equals, address = value.partition("=")
+        if not equals or name not in LISTENERS:
+            raise click.BadParameter(f"{value!r}: NAME is one of {', '.join(LISTENERS)}")
+        try:
+            parse_address(address)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+        found[name] = address
+    return found
+
+
+@click.command(cls=Command)
+@click.option("--roles", metavar="ROLE,…", callback=_roles, help="Play these roles only.")
+@click.option(
+    "--listen", "listeners", metavar="NAME=HOST:PORT", multiple=True, callback=_listeners,
+    help="Another address for a listener; port 0 takes a free one. Repeatable.",
+)  # fmt: skip
+@click.pass_obj
+def serve(call: Call, roles: list[str], listeners: dict[str, str]) -> None:
+    """Run the switch. SIGTERM drains (at most 10 s) and exits 0; a second signal exits at once.
+
+    Prints one line, `ready {…}` with the addresses, once all listeners are open. Logs go to stderr.
+    """
+    options = {f"listen.{name}": address for name, address in listeners.items()}
+    if roles:
+        options["node.roles"] = ",".join(roles)
+    config = call.config(options)
+    forbid_core_dumps()
+    logs.configure(config.node.log_level)
+    trio.run(run, config)
+
+
+async def run(config: Config) -> None:
+    """Serve until SIGTERM or SIGINT, and return once all is drained and durable."""
+    app = App(config, MasterKey.load(config.file(config.node.master_key_file)))
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_obey, app, signals)
+            await app.run(on_ready=_say_ready)
+            nursery.cancel_scope.cancel()
+
+
+async def _obey(app: App, signals: trio.abc.ReceiveChannel[int]) -> None:
+    async for number in signals:
+        if app.stop.is_set():
+            # Whoever asks twice does not want to wait: the journal makes this safe at any time.
+            os._exit(128 + number)
+        log.info("stopping", signal=signal.Signals(number).name)
+        app.stop.set()
+
+
+def _say_ready(addresses: Ready) -> None:
+    click.echo(f"ready {msgspec.json.encode(addresses).decode()}")
+
+
