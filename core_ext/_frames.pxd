@@ -48,7 +48,7 @@ cdef class Channel:
     cdef Buffer _buffer
 
     cdef int look(self, Cursor* c) noexcept
-    cdef int stop(self, int fault) noexcept
+    cdef void stop(self, int fault) noexcept
     cdef bytes verified(self, Cursor* c, MacKey key)
     cdef Py_ssize_t checked(self, object payload) except -1
     cdef int write(self, Pen* w, MacKey key, bytes payload) except -1

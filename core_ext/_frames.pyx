@@ -451,11 +451,10 @@ cdef class Channel:
         if self.fault == 0:
             push_into(&self._buffer, data, self.buffer_bytes_max)
 
-    cdef int stop(self, int fault) noexcept:
-        assert fault > 0
+    cdef void stop(self, int fault) noexcept:
+        """The stream is of no use from here on: drop what is held."""
         self.fault = fault
         clear(&self._buffer, True)
-        return 0
 
     def first(self):
         """The first whole frame, payload and MAC, neither verified nor counted; None: none yet.

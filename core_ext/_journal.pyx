@@ -213,6 +213,7 @@ cdef enum:
     HEADER = 80
     RING = 8  # group buffers
     PAYLOAD_MAX = (1 << 24) - 1
+    GROUP_MAX = 1 << 30
     ZERO_CHUNK = 256 * 1024  # one zero write: long enough to be cheap, short enough not to be felt
     ZERO_PAUSE_US = 4000  # between chunks when nobody is waiting for them: 64 MB/s
     IDLE_US = 500_000  # how stale the free space of the file system may be
@@ -227,6 +228,7 @@ cdef enum Stage:
     OPEN = 3
     ZERO = 4
     SPACE = 5
+    CHAIN = 6
 
 cdef enum Found:
     NOTHING = 0
@@ -245,6 +247,7 @@ cdef dict STAGES = {
     OPEN: "opening a segment",
     ZERO: "preparing a segment",
     SPACE: "closing with groups that have no room",
+    CHAIN: "hashing a group",
 }
 
 cdef const char* MAGIC = b"TRNCJRN1"
@@ -557,15 +560,20 @@ cdef int flush_group(Core* core, Slot* slot) noexcept nogil:
     jr_store(&core.durable_seq, slot.first_seq + slot.count - 1)
     pthread_mutex_unlock(&core.lock)
     signal_event(core)
-    release_slot(core, slot, size)
-    return 0
+    return release_slot(core, slot, size)
 
 
-cdef void release_slot(Core* core, Slot* slot, size_t size) noexcept nogil:
-    """Take the chain hash of a durable group, which nobody waits for, and give its buffer back."""
+cdef int release_slot(Core* core, Slot* slot, size_t size) noexcept nogil:
+    """Take the chain hash of a durable group, which nobody waits for, and give its buffer back.
+
+    Returns 0, or -1 after a failure.
+    """
     cdef unsigned char digest[32]
     cdef uint64_t index
-    sha256(slot.data, slot.used, digest)
+    if sha256(slot.data, slot.used, digest) is NULL:
+        # OpenSSL is being taken down at the exit of a process that did not close its journal.
+        fail(core, CHAIN, EIO, slot.address)
+        return -1
     pthread_mutex_lock(&core.lock)
     memcpy(core.chain, digest, 32)
     core.last_seq = slot.first_seq + slot.count - 1
@@ -576,6 +584,7 @@ cdef void release_slot(Core* core, Slot* slot, size_t size) noexcept nogil:
     jr_store(&core.tail, core.tail + 1)
     pthread_cond_broadcast(&core.done)
     pthread_mutex_unlock(&core.lock)
+    return 0
 
 
 cdef void* flusher_main(void* arg) noexcept nogil:
@@ -606,15 +615,19 @@ cdef int segment_for_zeros(Core* core, uint64_t segment) noexcept nogil:
 
 
 cdef int publish_zeros(Core* core) noexcept nogil:
-    """Make the zeros written so far durable and offer them to the flusher; 0 or the errno."""
+    """Make the zeros written so far durable and offer them to the flusher; 0, or -1: failed."""
+    cdef uint64_t room
     if core.zero_address == core.zeroed:
         return 0
     if fdatasync(core.zero_fd) != 0:
-        return errno
+        # Final, a full disk or not: nobody knows what a second attempt would say for.
+        fail(core, ZERO, errno, core.zero_address)
+        return -1
+    room = free_bytes(core)
     pthread_mutex_lock(&core.lock)
     core.zeroed = core.zero_address
     core.starved = 0
-    core.free_bytes = free_bytes(core)
+    core.free_bytes = room
     pthread_cond_broadcast(&core.space)
     pthread_mutex_unlock(&core.lock)
     return 0
@@ -628,7 +641,7 @@ cdef uint64_t free_bytes(Core* core) noexcept nogil:
 
 
 cdef int zero_step(Core* core) noexcept nogil:
-    """Write one chunk of zeros at `zero_address`; return 0 or the errno."""
+    """Write one chunk of zeros at `zero_address`; return 0, the errno, or -1: failed and told."""
     cdef uint64_t offset = core.zero_address % core.segment_bytes
     cdef size_t n = min(<uint64_t> ZERO_CHUNK, core.segment_bytes - offset)
     cdef Py_ssize_t got
@@ -659,12 +672,10 @@ cdef int zero_step(Core* core) noexcept nogil:
     return 0
 
 
-cdef void note_full_disk(Core* core) noexcept nogil:
-    """Offer what zeros there are, remember that no more can be had, and wait a little."""
-    cdef int error = publish_zeros(core)
-    if error:
-        fail(core, ZERO, error, core.zero_address)
-        return
+cdef int note_full_disk(Core* core) noexcept nogil:
+    """Offer what zeros there are, remember that no more can be had, wait a little; 0 or -1."""
+    if publish_zeros(core) != 0:
+        return -1
     pthread_mutex_lock(&core.lock)
     core.starved = 1
     core.free_bytes = 0
@@ -672,6 +683,7 @@ cdef void note_full_disk(Core* core) noexcept nogil:
     if not core.stop:
         jr_wait_us(&core.need, &core.lock, STARVED_US)
     pthread_mutex_unlock(&core.lock)
+    return 0
 
 
 cdef int await_need(Core* core) noexcept nogil:
@@ -680,7 +692,7 @@ cdef int await_need(Core* core) noexcept nogil:
     One segment beyond the one in use is kept ready. As long as that is nearly so, chunks are
     spread out; a journal in full run is followed at its own pace.
     """
-    cdef uint64_t target, ahead
+    cdef uint64_t target, ahead, room
     cdef bint paused = False, wanted
     pthread_mutex_lock(&core.lock)
     while True:
@@ -694,8 +706,12 @@ cdef int await_need(Core* core) noexcept nogil:
             pthread_mutex_unlock(&core.lock)
             return 1
         jr_wait_us(&core.need, &core.lock, ZERO_PAUSE_US if wanted else IDLE_US)
-        core.free_bytes = free_bytes(core)
         paused = True
+        if not wanted:
+            pthread_mutex_unlock(&core.lock)
+            room = free_bytes(core)
+            pthread_mutex_lock(&core.lock)
+            core.free_bytes = room
 
 
 cdef void* zeroer_main(void* arg) noexcept nogil:
@@ -704,9 +720,10 @@ cdef void* zeroer_main(void* arg) noexcept nogil:
     while await_need(core):
         error = zero_step(core)
         if error == ENOSPC or error == EDQUOT:
-            note_full_disk(core)
-        elif error:
+            error = note_full_disk(core)
+        elif error > 0:
             fail(core, ZERO, error, core.zero_address)
+        if error:
             break
     if core.zero_fd >= 0:
         close(core.zero_fd)
@@ -789,14 +806,16 @@ cdef class Journal(Sink):
         uint64_t fail_after_bytes=0,
         uint64_t fail_sync_at=0,
     ):
-        if not 1 << 16 <= segment_bytes <= 1 << 40 or segment_bytes % BLOCK:
+        if segment_bytes < 1 << 16 or segment_bytes > 1 << 40 or segment_bytes % BLOCK:
             raise ValueError("segment_bytes must be a multiple of 4096 in 64 KiB..1 TiB")
         if group_bytes_max < BLOCK:
             raise ValueError("group_bytes_max must be at least 4096")
         need_sha256()
         self.directory = directory
         self.segment_bytes = segment_bytes
-        self.group_bytes_max = min(group_bytes_max, segment_bytes, 1 << 30) & ~(<uint64_t> BLOCK - 1)
+        self.group_bytes_max = min(
+            group_bytes_max, segment_bytes, <uint64_t> GROUP_MAX
+        ) & ~(<uint64_t> BLOCK - 1)
         self.reserve_bytes = reserve_bytes
         self.partition = partition
         self.epoch = epoch
@@ -1436,6 +1455,9 @@ cdef class Reader:
             ))
             if not made:
                 raise Corruption(self._segment, self._offset, "the segment is missing")
+            path = segment_path(directory, self._segment)
+            if self._offset and os.path.getsize(path) < self._offset:
+                raise Corruption(self._segment, self._offset, "the segment is shorter")
         else:
             self._seek_seq(after_seq, chain)
 
@@ -1627,7 +1649,8 @@ cdef class Reader:
 
     cdef int _take(self) except -1:
         """Go past the group found."""
-        sha256(self._group, self._group_used, self._chain)
+        if sha256(self._group, self._group_used, self._chain) is NULL:
+            raise MemoryError("SHA-256 of libcrypto failed")
         self._chain_known = True
         self._seq += get32(self._group + 40)
         self._partition = get32(self._group + 8)

@@ -24,7 +24,7 @@ from libc.string cimport memcpy, memset
 from posix.dlfcn cimport RTLD_LOCAL, RTLD_NOW, dlclose, dlerror, dlopen, dlsym
 
 from core_ext._cursor cimport (
-    Cursor, Pen, cursor, left, pen, put, put_u8, put_u64be, take, take_u8, take_u32be,
+    Cursor, Pen, cursor, left, pen, put_u8, put_u64be, take, take_u8, take_u32be,
 )
 
 import functools
@@ -325,21 +325,22 @@ cdef bint hmac_start(
     cdef unsigned char pad[BLOCK_BYTES_MAX]
     cdef HashState state
     cdef unsigned char* outer = states + h.state_bytes
-    cdef int i, ok = 1
+    cdef bint ok = True
+    cdef int i
     memset(pad, 0, sizeof(pad))
     if n > h.block_bytes:
-        ok &= h.start(&state) & h.update(&state, key, n) & h.final(pad, &state)
+        ok = h.start(&state) and h.update(&state, key, n) and h.final(pad, &state)
     elif n > 0:
         memcpy(pad, key, n)
     for i in range(h.block_bytes):
         pad[i] ^= 0x36
-    ok &= h.start(states) & h.update(states, pad, h.block_bytes)
+    ok = ok and h.start(states) and h.update(states, pad, h.block_bytes)
     for i in range(h.block_bytes):
         pad[i] ^= 0x36 ^ 0x5C
-    ok &= h.start(outer) & h.update(outer, pad, h.block_bytes)
+    ok = ok and h.start(outer) and h.update(outer, pad, h.block_bytes)
     lib.cleanse(pad, sizeof(pad))
     lib.cleanse(&state, sizeof(state))
-    return ok == 1
+    return ok
 
 
 cdef bint hmac_sum(
@@ -348,17 +349,17 @@ cdef bint hmac_sum(
 ) noexcept nogil:
     """HMAC of prefix and data to `out`, digest_bytes long. Reads `states` only: any thread may."""
     cdef HashState state
-    cdef int ok = 1
+    cdef bint ok = True
     memcpy(&state, states, h.state_bytes)
     if prefix_bytes:
-        ok &= h.update(&state, prefix, prefix_bytes)
+        ok = h.update(&state, prefix, prefix_bytes)
     if n:
-        ok &= h.update(&state, p, n)
-    ok &= h.final(out, &state)
+        ok = ok and h.update(&state, p, n)
+    ok = ok and h.final(out, &state)
     memcpy(&state, states + h.state_bytes, h.state_bytes)
-    ok &= h.update(&state, out, h.digest_bytes) & h.final(out, &state)
+    ok = ok and h.update(&state, out, h.digest_bytes) and h.final(out, &state)
     lib.cleanse(&state, h.state_bytes)
-    return ok == 1
+    return ok
 
 
 # -------------------------------------------------------------------------- CMAC and CBC-MACs
@@ -922,8 +923,8 @@ cdef bytes _pin_hash(str pin, str name):
     cdef unsigned char digest[DIGEST_BYTES_MAX]
     cdef bytes raw = pin.encode()
     cdef bint ok = (
-        h.start(&state) & h.update(&state, PyBytes_AS_STRING(raw), len(raw))
-        & h.final(digest, &state)
+        h.start(&state) and h.update(&state, PyBytes_AS_STRING(raw), len(raw))
+        and h.final(digest, &state)
     )
     lib.cleanse(&state, sizeof(state))
     if not ok:

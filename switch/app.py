@@ -37,6 +37,8 @@ log = structlog.get_logger("troncal")
 
 TIMER_PAUSE_S = 1.0  # the longest sleep of the timer task: new timers are noticed within it
 BACKLOG = 4096
+# Requests make no cycles, so collections find nothing: rarely is enough.
+GC_THRESHOLDS = (50_000, 20, 50)
 SNAPSHOT_CHECK_S = 10.0
 
 Ready = dict[str, list[Any]]
@@ -82,12 +84,15 @@ class App:
         # Everything that lives as long as the node is out of the collector's sight from here on.
         gc.collect()
         gc.freeze()
+        thresholds = gc.get_threshold()
+        gc.set_threshold(*GC_THRESHOLDS)
         trio.lowlevel.add_instrument(self._loop_clock)
         try:
             await self._serve(on_ready, task_status)
         finally:
             trio.lowlevel.remove_instrument(self._loop_clock)
             self.node.close()
+            gc.set_threshold(*thresholds)
             gc.unfreeze()
         log.info("stopped", durable_seq=self.node.store.journal.durable_seq)
 

@@ -11,7 +11,7 @@ import structlog
 import trio
 
 from core_ext import Batch, Counters, Histogram, Result, Wheel
-from core_ext._mac import SeedVault
+from core_ext._mac import MacKey, SeedVault
 from protocols.messages import Message
 from switch.calendar import Calendar
 from switch.clock import Clock
@@ -142,7 +142,7 @@ class Node:
             fingerprint=fingerprint,
             shifts=self.shifts,
             platform=self.sicoop,
-            ticket_key=master.subkey("ticket"),
+            ticket_key=MacKey("hmac-sha256", master.subkey("ticket")),
         )
         self._deadlines = {"red": self.red.on_deadline, "sicoop": self.sicoop.on_deadline}
 

@@ -1,9 +1,10 @@
 """Native load client and bare echo server: what a user of the switch would get, and the ceiling.
 
-`Load` drives connections that are already signed on, each in a closed loop: at most `depth` requests
-are unanswered at any moment, and an answer is followed at once by the next request. Frames are those
-of the session protocol: two bytes of length, payload, eight bytes of MAC over direction, counter and
-payload. Nothing here takes the GIL but a look at pending signals every tenth of a second.
+`Load` drives connections that are already signed on, each in a closed loop: at most `depth`
+requests are unanswered at any moment, and an answer is followed at once by the next request. Frames
+are those of the session protocol: two bytes of length, payload, eight bytes of MAC over direction,
+counter and payload. Nothing here takes the GIL but a look at pending signals every tenth of a
+second.
 """
 
 cimport cython
@@ -155,7 +156,7 @@ cdef class Report:
     Attributes:
         latency: of all answers that belong to a request, late ones included.
         in_time: those of them that came before the run's time was up; the rate counts only these.
-        elapsed_ns: from the first send to the deadline, or to the last answer where that came first.
+        elapsed_ns: from the first send to the deadline, or to the last answer if that came first.
         unanswered: requests without an answer when the drain time was over or the connection lost.
         unmatched: answers with a trace that nobody waits for.
         malformed: answers without a readable code.
@@ -208,7 +209,7 @@ cdef class Load:
     Args:
         fds: connected TCP sockets, signed on.
         keys: the session key of each.
-        sent, received: the counter of the next frame each sends and gets; both grow from run to run.
+        sent, received: counters of the next frame each sends and gets; they grow from run to run.
         depth: requests each connection may have unanswered, 1..1024.
         frame_bytes_max: the largest value of a frame's length, 9..65535.
         verify: check the MAC of each answer.

@@ -9,6 +9,7 @@ operation, and the codes of all are computed beforehand.
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -113,6 +114,7 @@ def run(
         raise ValueError("connections must be in 1..10000")
     wanted = cards if cards is not None else int((seconds + WARM_UP_S) * CARDS_PER_S)
     wanted = min(max(wanted, connections * depth), CARDS_MAX)
+    _allow_files(connections + 200)
     cpus = sorted(os.sched_getaffinity(0))
     server_cpu = cpus[0] if pin else None
     with ExitStack() as stack:
@@ -134,6 +136,15 @@ def run(
         result |= ceiling(connections, sample, max(seconds / 3, 0.2), depth=depth, cpu=server_cpu)
     ratio = result["rate_per_s"] / result["ceiling_rate_per_s"]
     return result | {"ratio": round(ratio, 4)}
+
+
+def _allow_files(wanted: int) -> None:
+    """Raise this process's limit of open files, which the node and the echo inherit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise BenchError(f"{wanted} open files are needed, the limit is {hard} (ulimit -Hn)")
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def provision(directory: Path, terminals: int, cards: int) -> Provisioned:
@@ -212,12 +223,13 @@ def measure(
     )
     warm_up_share = warm_up_s / (warm_up_s + seconds)
     first = payloads[: int(len(payloads) * warm_up_share)]
-    if first:
-        load.run(first, warm_up_s)
+    errors = load.run(first, warm_up_s).errors if first else 0
     before_s = cpu_s() if cpu_s else 0.0
     report = load.run(payloads[len(first) :], seconds)
     spent_s = cpu_s() - before_s if cpu_s else None
-    return _figures(report, len(sessions), depth, spent_s)
+    figures = _figures(report, len(sessions), depth, spent_s)
+    # What went wrong while warming up is left out of the latencies, but not out of the answer.
+    return figures | {"errors": report.errors + errors}
 
 
 def _figures(
@@ -305,7 +317,8 @@ def _ready(process: "subprocess.Popen[bytes]", stdout: IO[bytes], log: Path) -> 
         line = stdout.readline()
     word, _, text = line.partition(b" ")
     if word != b"ready":
-        raise BenchError(f"the node did not get ready\n{_tail(log)}")
+        said = f"it said {line[:200]!r}" if line else "it said nothing"
+        raise BenchError(f"the node did not get ready: {said}\n{_tail(log)}")
     ready: dict[str, Any] = json.loads(text)
     return ready
 

@@ -5,9 +5,11 @@ user's mistake is one line and a hint; a traceback is a mistake of ours.
 """
 
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import click
 import msgspec
@@ -15,6 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from switch.config import Config, ConfigError, load
+
+PIPE_WIDTH: Final = 220
+PLAIN_NUMBERS: Final = frozenset(("trace", "original", "version", "port", "attempts"))
+"""Numbers that are names: no thousands in them."""
 
 
 class CliError(click.ClickException):
@@ -70,7 +76,7 @@ def print_fields(value: Mapping[str, Any], note: str = "") -> None:
     """A name and a value per line, unwrapped, so that keys can be copied."""
     width = max((len(name) for name in value), default=0)
     for name, entry in value.items():
-        click.echo(f"{name:<{width}}  {cell(entry)}")
+        click.echo(f"{name:<{width}}  {cell(entry, name)}")
     if note:
         click.echo(note, err=True)
 
@@ -81,17 +87,23 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", empty: str =
         click.echo(empty, err=True)
         return
     table = Table(title=title or None, title_justify="left")
+    # Into a file or a pipe there is no width to keep to.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     for name, value in rows[0].items():
         number = isinstance(value, int) and not isinstance(value, bool)
         table.add_column(name, justify="right" if number else "left")
     for row in rows:
-        table.add_row(*(cell(value) for value in row.values()))
-    Console(highlight=False).print(table)
+        table.add_row(*(cell(value, name) for name, value in row.items()))
+    console.print(table)
 
 
-def cell(value: Any) -> str:
-    """A value for people: amounts with thousands, nothing for what is empty."""
+def cell(value: Any, name: str = "") -> str:
+    """A value for people: amounts with thousands, instants (`…_ns`) as local time."""
     match value:
+        case int() if name.endswith("_ns"):
+            return local_time(value) if value else "–"
+        case int() if name in PLAIN_NUMBERS:
+            return str(value)
         case None | "" | () | []:
             return "–"
         case bool():
@@ -101,12 +113,18 @@ def cell(value: Any) -> str:
         case list() | tuple():
             return ", ".join(map(cell, value))
         case dict():
-            return ", ".join(f"{name} {cell(entry)}" for name, entry in value.items())
+            return ", ".join(f"{key} {cell(entry, key)}" for key, entry in value.items())
         case _:
             return str(value)
 
 
-# ---- commands that know -c and --json, and tell mistakes ------------------------------------------
+def local_time(ns: int) -> str:
+    """An instant in the time zone of this machine, to the millisecond."""
+    moment = datetime.fromtimestamp(ns // 1_000_000_000).astimezone()
+    return f"{moment:%Y-%m-%d %H:%M:%S}.{ns // 1_000_000 % 1000:03d}"
+
+
+# ---- commands that know -c and --json, and tell mistakes -----------------------------------------
 
 
 def _keep_config(ctx: click.Context, _parameter: click.Parameter, value: Path | None) -> None:

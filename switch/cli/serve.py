@@ -85,5 +85,3 @@ async def _obey(app: App, signals: trio.abc.ReceiveChannel[int]) -> None:
 
 def _say_ready(addresses: Ready) -> None:
     click.echo(f"ready {msgspec.json.encode(addresses).decode()}")
-
-

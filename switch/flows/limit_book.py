@@ -27,7 +27,9 @@ class LimitBook:
         self._ledger = ledger
         self._day = -1
         self._tiers: list[str] = []
-        self._known: set[bytes] = set()
+        self._accounts: dict[str, bytes] = {}
+        self._counted_kinds: set[str] = set()
+        self._night = False
         self._counted: set[tuple[str, str]] = set()
         self.limits: Limits
 
@@ -47,10 +49,13 @@ class LimitBook:
         self._tiers = tiers
         rules = (*self.limits.windows, *self.limits.declarations)
         self._counted = {(rule.scope, rule.kind) for rule in rules}
+        self._night = any(rule.window == "night" for rule in rules)
+        self._counted_kinds = {kind for scope, kind in self._counted if scope != "card"}
         self._set_profiles(now_ns)
 
     def is_night(self, now_ns: int) -> bool:
-        return self._calendar.is_night(now_ns)
+        """True where a night window counts this instant; never where no rule has one."""
+        return self._night and self._calendar.is_night(now_ns)
 
     def profile(self, scope: str, tier: str = "") -> int:
         """Number of the ledger profile for accounts of a scope and tier."""
@@ -71,7 +76,7 @@ class LimitBook:
 
     def counts(self, kind: str) -> bool:
         """False while no rule or declaration counts anything but cards for this kind."""
-        return any(counted == kind for scope, counted in self._counted if scope != "card")
+        return kind in self._counted_kinds
 
     def usage(self, scope: str, subject: str, kind: str, window: str, day: int) -> int:
         """Sum of a window so far, for thresholds."""
@@ -81,10 +86,11 @@ class LimitBook:
 
     def account(self, name: str, currency: str, book: int, code: int, now_ns: int) -> bytes:
         """Id of a book-keeping account, made on first use."""
-        found = account_id(name)
-        if found not in self._known:
+        found = self._accounts.get(name)
+        if found is None:
+            found = account_id(name)
             self._create(found, ledger_number(currency, book), code, 0, now_ns)
-            self._known.add(found)
+            self._accounts[name] = found
         return found
 
     def _meter(self, scope: str, subject: str, tier: str, kind: str) -> bytes:

@@ -33,7 +33,7 @@ CEIBO_HOLDS = 40
 VOUCHERS = 41
 
 
-class RedOperation(Struct, array_like=True, omit_defaults=False):
+class RedOperation(Struct, array_like=True, gc=False):
     """red's register. `reference` is its key; `fingerprint` a keyed digest of the declared body.
 
     `owed` names what red still owes sicoop (`confirm`, `reverse`, `annul`) until it is acknowledged;
@@ -76,7 +76,7 @@ class RedOperation(Struct, array_like=True, omit_defaults=False):
     history: list[tuple[str, int]] = msgspec.field(default_factory=list)
 
 
-class SicoopOperation(Struct, array_like=True):
+class SicoopOperation(Struct, array_like=True, gc=False):
     """sicoop's side of an operation; `operation` is its number, 12 digits, and names the holds."""
 
     reference: str
@@ -110,7 +110,7 @@ class SicoopOperation(Struct, array_like=True):
     history: list[tuple[str, int]] = msgspec.field(default_factory=list)
 
 
-class CeiboHold(Struct, array_like=True):
+class CeiboHold(Struct, array_like=True, gc=False):
     """ceibo's side: the decision about one hold, and what became of it."""
 
     network: str

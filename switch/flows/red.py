@@ -10,6 +10,7 @@ from typing import Protocol
 from msgspec import UNSET, UnsetType
 
 from core_ext import Records
+from core_ext._mac import MacKey
 from protocols.codes import CODES, answer_text
 from protocols.messages import (
     DEVUELVA,
@@ -88,7 +89,7 @@ class Red:
         fingerprint: Fingerprint,
         shifts: Shifts,
         platform: Platform,
-        ticket_key: bytes,
+        ticket_key: MacKey,
     ) -> None:
         self._config = config
         self._registry = registry

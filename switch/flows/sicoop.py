@@ -122,6 +122,7 @@ class Sicoop:
         self._table = ops.Table(records, ops.SICOOP_OPERATIONS, ops.decode_sicoop, _is_open)
         self.flush = self._table.flush
         self._last_operation = 0
+        self._nets: dict[str, bytes] = {}
         self._waiting: dict[str, tuple[Origin | None, int]] = {}
         self._alarmed: dict[str, int] = {}  # network -> highest percentage already told
 
@@ -523,9 +524,12 @@ class Sicoop:
 
     def net_account(self, network: str, currency: str, now_ns: int) -> bytes:
         """Position of a network; its credit limit is the net debit cap. Made on first use."""
-        account = account_id(f"sicoop:{currency}:net:{network}")
-        if self._ledger.balance(account) is None:
-            self.set_caps(self._registry.network(network), currency, now_ns)
+        account = self._nets.get(network + currency)
+        if account is None:
+            account = account_id(f"sicoop:{currency}:net:{network}")
+            if self._ledger.balance(account) is None:
+                self.set_caps(self._registry.network(network), currency, now_ns)
+            self._nets[network + currency] = account
         return account
 
     def position(self, network: Network) -> Balance | None:

@@ -33,6 +33,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
+from core_ext._mac import MacKey
 from switch.flows.norms import PHONE, amount_text, mask_document, mask_name
 
 COLUMNS: Final = 40
@@ -203,7 +204,7 @@ def compose(data: TicketData) -> list[str]:
 
 
 def control(
-    key: bytes,
+    key: MacKey,
     *,
     kind: str,
     reference: str,
@@ -218,7 +219,7 @@ def control(
     """Return the eight characters that prove a ticket: HMAC-SHA-256 under the ticket key, cut.
 
     Args:
-        key: the ticket key of the network.
+        key: the ticket key, HMAC-SHA-256.
         business_date: `2026-01-01`.
         hhmmss: local time of registration, `090512`.
         state: REGISTRADA, on reprints too, or ANULADA.
@@ -227,7 +228,7 @@ def control(
         f"TK1|{kind}|{reference}|{operation}|{authorization}|{amount}|{currency}"
         f"|{business_date}|{hhmmss}|{state}"
     )
-    return hmac.digest(key, text.encode(), "sha256")[:4].hex().upper()
+    return key.mac(text.encode())[:4].hex().upper()
 
 
 def control_matches(shown: str, expected: str) -> bool:

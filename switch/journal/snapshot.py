@@ -76,10 +76,7 @@ def load_newest(directory: Path, ledger: Ledger, records: Records) -> Header | N
 def load(path: Path, ledger: Ledger, records: Records) -> Header:
     """Load one snapshot file into empty state, checking its hash and digests."""
     with open(path, "rb") as file:
-        _check_hash(path, file)
-        file.seek(len(MAGIC))
-        size = int.from_bytes(file.read(4))
-        header = msgspec.msgpack.decode(file.read(size), type=Header)
+        header = _checked_header(path, file)
         try:
             ledger.load(_chunks(file))
             records.load(_chunks(file))
@@ -88,6 +85,20 @@ def load(path: Path, ledger: Ledger, records: Records) -> Header:
     if (ledger.digest(), records.digest()) != (header.ledger_digest, header.records_digest):
         raise SnapshotError(f"{path}: the state in it is not the state it was made of")
     return header
+
+
+def inspect(path: Path) -> Header:
+    """Return the header of a snapshot file whose hash is right, without loading its state."""
+    with open(path, "rb") as file:
+        return _checked_header(path, file)
+
+
+def _checked_header(path: Path, file: BinaryIO) -> Header:
+    """Check the hash of the whole file; it is left standing behind the header."""
+    _check_hash(path, file)
+    file.seek(len(MAGIC))
+    size = int.from_bytes(file.read(4))
+    return msgspec.msgpack.decode(file.read(size), type=Header)
 
 
 def _write_all(file: BinaryIO, header: Header, sections: Iterable[Iterator[bytes]]) -> None:

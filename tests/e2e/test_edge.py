@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import ipaddress
 import ssl
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -288,8 +289,6 @@ async def test_a_failing_start_up_is_reported() -> None:
 
 def certificate(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """A server context with a new key for 127.0.0.1, and a client context that trusts it."""
-    import ipaddress
-
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
     now = datetime.datetime.now(datetime.UTC)

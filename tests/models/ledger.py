@@ -28,6 +28,7 @@ _BY_STATE = {
     "tombstone": Result.TOMBSTONED,
     "annulled": Result.ALREADY_REVERSED,
 }
+KEYLESS = {"set_profile", "tick", "accept_step", "attempt", "clear_attempts", "forget"}
 _NOT_REMEMBERED = {Result.OVERLOADED, Result.REPEATED, Result.REPEATED_WITH_DIFFERENCE}
 
 
@@ -170,14 +171,16 @@ class Model:
     def _single(self, command: Command, now: int) -> Outcome:
         name, arguments = command
         self.placed = None
+        keyed = name not in KEYLESS
         try:
-            self._by_key(name, arguments, now)
+            if keyed:
+                self._by_key(name, arguments, now)
         except Known as known:
             return known.outcome
         before = copy.deepcopy(self.state)
         window, account, result = "", 0, Result.DONE
         try:
-            result = getattr(self, f"_{name}")(now, **_plain(arguments)) or Result.DONE
+            result = getattr(self, f"_{name}")(now, **_plain(name, arguments)) or Result.DONE
         except Refused as refused:
             self.state = before
             result, window, account = refused.result, refused.window, refused.account
@@ -185,7 +188,7 @@ class Model:
             self.state = before
             return known.outcome
         outcome = (result, result, window, account, now)
-        if result not in _NOT_REMEMBERED:
+        if keyed and result not in _NOT_REMEMBERED:
             self._remember(arguments, outcome)
         return outcome
 
@@ -777,11 +780,7 @@ class Model:
                 del state.attempts[key]
 
 
-def _plain(arguments: dict[str, Any]) -> dict[str, Any]:
+def _plain(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments a command has of its own."""
-    return {
-        name: value
-        for name, value in arguments.items()
-        if name not in ("linked", "digest", "key_ns")
-        and not (name == "key" and ("digest" in arguments))
-    }
+    common = {"linked", "digest", "key_ns"} | (set() if name in KEYLESS else {"key"})
+    return {k: v for k, v in arguments.items() if k not in common}

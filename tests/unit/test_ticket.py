@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core_ext._mac import MacKey
 from switch.flows.ticket import (
     COLUMNS,
     Heading,
@@ -36,7 +37,8 @@ CONTROL_FIELDS = {
     "hhmmss": "090512",
     "state": "REGISTRADA",
 }
-KEY = b"12345678901234567890123456789012"
+KEY = MacKey("hmac-sha256", b"12345678901234567890123456789012")
+OTHER_KEY = MacKey("hmac-sha256", b"21098765432109876543210987654321")
 CASH_OUT = TicketData(
     heading=HEADING,
     kind="cash_out",
@@ -217,7 +219,7 @@ def test_control_covers_every_field(field: str) -> None:
 
 
 def test_control_of_another_key_differs() -> None:
-    assert control(KEY[::-1], **CONTROL_FIELDS) != "1EABF11F"
+    assert control(OTHER_KEY, **CONTROL_FIELDS) != "1EABF11F"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,97 @@
+"""`operations` and `operation`: questions to the read model."""
+
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from switch.app import data_directory
+from switch.cli.base import Call, CliError, Command, local_time, print_fields, print_table
+from switch.cli.provision import node_answers
+from switch.config import Config
+from switch.flows.states import RED
+from switch.journal import projector, queries
+
+STATES = tuple(sorted({state for (_, _), state in RED.items()}))
+SHOWN = (
+    "received_ns", "reference", "operation", "kind", "cashier", "document", "amount", "currency",
+    "state", "code", "sicoop", "ceibo",
+)  # fmt: skip
+
+
+def read_model(config: Config) -> Path:
+    """Path of the read model, brought up to the journal's end where no node's follower does it."""
+    directory = data_directory(config)
+    if not directory.is_dir():
+        raise CliError(f"there is no data directory {directory}", "`troncal init` makes one")
+    path = directory / projector.FILE_NAME
+    if not path.exists() or not node_answers(config):
+        follower = projector.Projector(config, directory)
+        try:
+            follower.catch_up()
+        finally:
+            follower.close()
+    return path
+
+
+def _since(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> int:
+    """Nanoseconds since 1970 of an ISO 8601 time, or of a span back from now such as 90m."""
+    if value is None:
+        return 0
+    spans = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+    if value[-1:] in spans and value[:-1].isdigit():
+        return time.time_ns() - int(value[:-1]) * spans[value[-1]] * 1_000_000_000
+    try:
+        return int(datetime.fromisoformat(value).timestamp()) * 1_000_000_000
+    except (ValueError, OverflowError):
+        raise click.BadParameter(f"{value!r} is neither 30m, 2h, 1d nor ISO 8601") from None
+
+
+@click.command(cls=Command)
+@click.option("--state", type=click.Choice(STATES, case_sensitive=False), help="Of red.")
+@click.option("--terminal", metavar="NNNNNNNN", help="Of this terminal only.")
+@click.option("--limit", type=click.IntRange(1, queries.ROWS_MAX), default=50, show_default=True)
+@click.option("--since", callback=_since, metavar="TIME", help="As 30m, 2h, 1d, or ISO 8601.")
+@click.pass_obj
+def operations(call: Call, state: str | None, terminal: str | None, limit: int, since: int) -> None:
+    """List the newest operations; documents are masked."""
+    path = read_model(call.config())
+    rows = queries.operations(path, state=state, terminal=terminal, limit=limit, since_ns=since)
+    shown = [{name: row[name] for name in SHOWN if name in row} for row in rows]
+    call.answer(rows, lambda: print_table(shown, empty="no operations"))
+
+
+@click.command(cls=Command)
+@click.argument("number", metavar="REFERENCE")
+@click.pass_obj
+def operation(call: Call, number: str) -> None:
+    """Show one operation with its whole time line.
+
+    REFERENCE has 26 digits; the 12 digits of the operation's number do as well.
+    """
+    if not (number.isascii() and number.isdigit() and len(number) in (12, 26)):
+        raise click.UsageError("REFERENCE has 26 digits, the number of an operation has 12")
+    found = queries.operation(read_model(call.config()), number)
+    if found is None:
+        raise CliError(f"there is no operation {number}", "`troncal operations` lists the newest")
+    call.answer(found, lambda: _print_operation(found))
+
+
+def _print_operation(found: dict[str, Any]) -> None:
+    timeline, annulments = found["timeline"], found["annulments"]
+    print_fields({k: v for k, v in found.items() if k not in ("timeline", "annulments")})
+    began_ns = timeline[0]["at_ns"] if timeline else 0
+    rows = [
+        {
+            "at": local_time(entry["at_ns"]),
+            "after ms": f"{(entry['at_ns'] - began_ns) / 1e6:.3f}",
+            "role": entry["role"],
+            "state": entry["state"],
+        }
+        for entry in timeline
+    ]
+    print_table(rows, "Time line")
+    if annulments:
+        print_table([{n: a.get(n) for n in SHOWN} for a in annulments], "Annulments")
