@@ -387,8 +387,8 @@ cdef class Channel:
 
     Attributes:
         fault: 0 none, 1 frame too long, 2 length below 9, 3 bad MAC. Set when `take`, `first` or
-            `accept_first` meets the bad frame, after all good ones before it were handed out; final,
-            what is pushed later is dropped.
+            `accept_first` meets the bad frame, after all good ones before it were handed out;
+            final: what is pushed later is dropped.
         sent, received: frames of each direction so far, which is the next one's counter.
         buffer_bytes_max: most bytes held: two largest frames and one read of 64 KiB.
     """
@@ -415,7 +415,7 @@ cdef class Channel:
 
     @property
     def room(self):
-        """Bytes that `push` still takes now. Not below 64 KiB after a `take` that left no `more`."""
+        """Bytes that `push` takes now: 64 KiB or more after a `take` that left no `more`."""
         return max(0, self.buffer_bytes_max - held(&self._buffer))
 
     @property

@@ -11,7 +11,7 @@ groups, each at a multiple of 4096 bytes, followed by zeros. A group, little-end
     32  time_ns     u64      when it was sealed, since 1970; informative
     40  count       u32      records, at least 1
     44  length      u32      bytes of records
-    48  chain      32 bytes  SHA-256 of the previous group (bytes 0..end of its records); zeros first
+    48  chain      32 bytes  SHA-256 of the previous group, header and records; zeros first
     80  records              each a u32, kind << 24 | length, and its payload
         padding              zeros up to a multiple of 4096
 
@@ -204,7 +204,9 @@ cdef extern from *:
     uint64_t jr_free_bytes(int) nogil
     int jr_open(int, const char*, int) nogil
     int jr_eventfd() nogil
-    ctypedef unsigned char* (*jr_sha256_t)(const unsigned char*, size_t, unsigned char*) noexcept nogil
+    ctypedef unsigned char* (*jr_sha256_t)(
+        const unsigned char*, size_t, unsigned char*
+    ) noexcept nogil
     jr_sha256_t jr_find_sha256() nogil
 
 
@@ -555,8 +557,8 @@ cdef int flush_group(Core* core, Slot* slot) noexcept nogil:
             fail(core, stage, error, slot.address)
         return -1
     pthread_mutex_lock(&core.lock)
-    core.groups += 1
-    core.written_bytes += size
+    jr_store(&core.groups, core.groups + 1)
+    jr_store(&core.written_bytes, core.written_bytes + size)
     jr_store(&core.durable_seq, slot.first_seq + slot.count - 1)
     pthread_mutex_unlock(&core.lock)
     signal_event(core)
@@ -855,6 +857,7 @@ cdef class Journal(Sink):
         try:
             self._start(after)
         except BaseException:
+            self._stop(drop=True)
             self._close_files()
             raise
 
@@ -933,6 +936,8 @@ cdef class Journal(Sink):
             while core.zeroed < enough and not core.starved and core.failure == 0:
                 pthread_cond_wait(&core.space, &core.lock)
             pthread_mutex_unlock(&core.lock)
+        if jr_load(&core.failure):
+            raise OSError(<int> core.failure, self.failure)
         return 0
 
     cdef int _stop(self, bint drop) noexcept:
@@ -967,7 +972,7 @@ cdef class Journal(Sink):
         """
         cdef Core* core = self._core
         if self._running and flush:
-            while self._count and core.failure == 0:
+            while self._count and not jr_load(&core.failure):
                 self.seal()
                 if self._count:
                     self._await_slot()
@@ -1017,7 +1022,7 @@ cdef class Journal(Sink):
         cdef Core* core = self._core
         cdef size_t wanted = self._used + need, most, capacity
         cdef void* larger = NULL
-        if not self._running or core.failure:
+        if not self._running or jr_load(&core.failure):
             raise JournalFailed(self.failure or "the journal is not running")
         if need > PAYLOAD_MAX or wanted > self.group_bytes_max:
             raise JournalFull(f"a group is at most {self.group_bytes_max} bytes")
@@ -1137,7 +1142,7 @@ cdef class Journal(Sink):
     # -- what the owner may ask
 
     def fileno(self):
-        """Return the eventfd that becomes readable with progress or failure; -1 when not running."""
+        """Return the eventfd that is readable after progress or failure; -1 when not running."""
         return self._core.event_fd
 
     def clear_event(self):
@@ -1527,6 +1532,7 @@ cdef class Reader:
         """
         cdef size_t want, got = 0
         cdef Py_ssize_t n
+        cdef int error
         cdef unsigned char* larger
         if not fresh and self._held_at <= offset and offset + need <= self._held_at + self._held:
             return self._held_at + self._held - offset
@@ -1546,9 +1552,11 @@ cdef class Reader:
             if n == 0:
                 break
             if n < 0:
-                if errno == EINTR:
+                error = errno  # before anything else can change it
+                if error == EINTR:
                     continue
-                raise OSError(errno, os.strerror(errno), segment_path(self.directory, self._segment))
+                path = segment_path(self.directory, self._segment)
+                raise OSError(error, os.strerror(error), path)
             got += n
         self._held_at = offset
         self._held = got

@@ -1137,7 +1137,7 @@ cdef class Ledger(Replica):
             Address space is taken for all of it, memory only for what is used.
         sink: takes one record for each change, or None.
 
-    Memory: 96 bytes an account, 512 more once it has a limit profile, 128 a hold, 48 a key, 64 an
+    Memory: 96 bytes an account, 256 more once it has a limit profile, 128 a hold, 48 a key, 64 an
     attempt counter, and 13 to 26 bytes of index for each of these. `counts()["bytes"]` says how
     much is in use.
     """
@@ -2627,6 +2627,9 @@ cdef class Ledger(Replica):
         cdef uint32_t ref = 0
         cdef Key* k
         cdef int64_t made = c.key_ns
+        c.decided_ns = now
+        c.window = 0
+        c.account = 0
         if c.has_key:
             ref = index_find(&self._key_index, &self._keys, &c.key, c.key_hash)
         if ref:
@@ -2674,9 +2677,6 @@ cdef class Ledger(Replica):
         """Decide and apply one command; True when there is something to journal."""
         cdef size_t mark = self._undo_used
         cdef uint64_t digest = self._digest
-        c.decided_ns = now
-        c.window = 0
-        c.account = 0
         if self._answer_by_key(c, now):
             return False
         self._book_logged = 0
@@ -2731,7 +2731,8 @@ cdef class Ledger(Replica):
             else:
                 c[i].result = c[i].first = CHAIN_FAILED
                 c[i].decided_ns = now
-                c[i].window = c[i].account = 0
+                c[i].window = 0
+                c[i].account = 0
             if c[i].has_key and c[failed].result != OVERLOADED:
                 self._remember_refusal(&c[i], now)
         return self._record_used > 0

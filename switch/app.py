@@ -16,7 +16,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import structlog
 import trio
 
 from protocols.session import NETWORK, TERMINAL, PeerKey, SignOnGuard
@@ -29,11 +28,12 @@ from switch.net.peer import Peer
 from switch.node import Node
 from switch.ops.health import Health, ops_app
 from switch.ops.keys import MasterKey
+from switch.ops.logs import logger
 from switch.ops.metrics import LoopClock, Metrics
 from switch.ops.wiring import add_node_metrics
 from switch.web.edge import serve_http
 
-log = structlog.get_logger("troncal")
+log = logger("app")
 
 TIMER_PAUSE_S = 1.0  # the longest sleep of the timer task: new timers are noticed within it
 BACKLOG = 4096
@@ -101,6 +101,7 @@ class App:
         admin = AdminServer(self.node, self.config.data)
         async with trio.open_nursery() as lasting:
             lasting.start_soon(self._gate)
+            lasting.start_soon(self._settle)
             lasting.start_soon(self._timers)
             if self._followers:
                 lasting.start_soon(self._projector)
@@ -163,15 +164,19 @@ class App:
 
     async def _listen(self, name: str) -> list[Any]:
         address = parse_address(getattr(self.config.listen, name))
-        plain = await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
+        try:
+            plain = await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
+        except OSError as error:
+            where = f"listener {name} at {address.host}:{address.port}"
+            raise OSError(error.errno, f"{where}: {error.strerror}") from error
         tls = self.config.tls.get(name)  # type: ignore[call-overload]
         if tls is None or name == "ops":
             return list(plain)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(tls.cert, tls.key)
+        context.load_cert_chain(self.config.file(tls.cert), self.config.file(tls.key))
         if tls.client_ca:
-            context.load_verify_locations(tls.client_ca)
+            context.load_verify_locations(self.config.file(tls.client_ca))
             context.verify_mode = ssl.CERT_REQUIRED
         return [trio.SSLListener(listener, context) for listener in plain]
 
@@ -215,6 +220,14 @@ class App:
         while True:
             await trio.lowlevel.wait_readable(journal.fileno())
             self.node.on_durable()
+
+    async def _settle(self) -> None:
+        """Run once after the turns of each pass: a woken task runs behind all that are ready now."""
+        node = self.node
+        while True:
+            await node.turned.wait()
+            node.turned = trio.Event()
+            node.settle()
 
     async def _timers(self) -> None:
         while True:

@@ -1,13 +1,12 @@
 """The node: state, flows and gate put together. Synchronous; everything is driven from outside.
 
 A turn is: begin a step, give requests to the flows, end the step. Ending it writes what must be
-kept, holds the answers in the gate and hands the group to the flusher if that is free.
+kept and holds the answers in the gate; `settle` then hands the group to the flusher.
 """
 
 from pathlib import Path
 from typing import Any
 
-import structlog
 import trio
 
 from core_ext import Batch, Counters, Histogram, Result, Wheel
@@ -42,6 +41,7 @@ from switch.journal.records import AlarmRecord, NoticeRecord
 from switch.journal.store import StateError, Store
 from switch.ops.audit import encode, from_effect
 from switch.ops.keys import MasterKey
+from switch.ops.logs import logger
 
 COUNTERS = (
     "requests",
@@ -62,7 +62,7 @@ FORGET_EVERY_NS = 60 * 1_000_000_000
 FORGET_COUNT = 20_000
 MASTER_KEY_CHECK = b"master_key"
 
-log = structlog.get_logger("troncal")
+log = logger("node")
 
 
 class Node:
@@ -90,6 +90,7 @@ class Node:
         self._day_end_ns = 0
         self._forgotten_ns = 0
         self._progress = trio.Event()
+        self.turned = trio.Event()
         self._build()
 
     def _build(self) -> None:
@@ -98,7 +99,9 @@ class Node:
         self.vault = SeedVault(master.subkey("card-seeds"))
         fingerprint_key = master.subkey("fingerprint")
         fingerprint = Fingerprint(fingerprint_key)
-        self.limits = LimitBook(config=config, calendar=self.calendar, ledger=store.ledger)
+        self.limits = LimitBook(
+            config=config, calendar=self.calendar, ledger=store.ledger, records=store.records
+        )
         self.desk = TokenDesk(
             config=config.tokens,
             ledger=store.ledger,
@@ -213,10 +216,20 @@ class Node:
             self._count_answer(reply.message)
             self.gate.hold(seq, reply.origin, reply.message)  # type: ignore[arg-type]
         self.counters.add(TURNS)
-        if journal.durable_seq >= seq:
-            self.gate.release(seq)
-        elif not journal.busy:
+        self.turned.set()
+
+    def settle(self) -> None:
+        """Hand over what is open if the flusher is free, and let out what is durable.
+
+        Called once after all turns of one pass of the scheduler, so that requests which came
+        together share a group and each connection gets one write.
+        """
+        journal = self.store.journal
+        if journal.open_count and not journal.busy:
             self.store.seal()
+            self.counters.add(GROUPS)
+        if self.gate:
+            self.gate.release(journal.durable_seq)
 
     def on_durable(self) -> None:
         """The flusher has made progress: let answers out, hand over what has gathered since."""
@@ -224,10 +237,7 @@ class Node:
         journal.clear_event()
         if journal.failure:
             raise OSError(f"journal failed, nothing more is acknowledged: {journal.failure}")
-        if journal.open_count and not journal.busy:
-            self.store.seal()
-        self.gate.release(journal.durable_seq)
-        self.counters.add(GROUPS)
+        self.settle()
         self._progress.set()
 
     async def room(self) -> None:

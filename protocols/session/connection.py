@@ -122,10 +122,9 @@ class Connection:
         if len(data) <= room:
             return self._receive(data, limit)
         assert limit is None, "read no more while `more`"
-        messages: list[Any] = []
-        for start in range(0, len(data), room):
-            messages += self._receive(data[start : start + room], None)
-            room = _READ_BYTES_MAX
+        messages = self._receive(data[:room], None)
+        for start in range(room, len(data), _READ_BYTES_MAX):
+            messages += self._receive(data[start : start + _READ_BYTES_MAX], None)
         return messages
 
     def _receive(self, data: bytes, limit: int | None) -> list[Any]:

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import click
 import msgspec
 from rich.console import Console
+from rich.progress import Progress, ProgressColumn
 from rich.table import Table
 
 from switch.config import Config, ConfigError, load
@@ -65,6 +66,12 @@ class Call:
     def fields(self, value: Mapping[str, Any], note: str = "") -> None:
         """Print a result that is a few named values; `note` is for people only."""
         self.answer(value, lambda: print_fields(value, note))
+
+
+def progress(*columns: ProgressColumn | str) -> Progress:
+    """A bar on stderr; nothing at all where that is no terminal."""
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def print_json(value: Any) -> None:
@@ -203,6 +210,8 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 def _known(error: BaseException) -> _Told | None:
     if isinstance(error, click.ClickException | click.exceptions.Exit | click.Abort):
         return None
+    if isinstance(error, BrokenPipeError):
+        return None  # nobody reads our output any more: click ends us without a word
     if isinstance(error, ConfigError):
         return _Told("\n".join(error.lines()))
     if isinstance(error, BlockingIOError):

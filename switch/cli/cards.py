@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.console import Console
 from rich.progress import Progress
 
-from switch.cli.base import Call, CliError, Group
+from switch.cli.base import Call, CliError, Group, progress
 from switch.cli.peers import listed
 from switch.cli.provision import Refusal, provision, provision_all
 from switch.config import FILE_NAME, Tokens
@@ -54,7 +53,7 @@ def card() -> None:
 @click.option("--label", default="", help="What the cashier sees of it.")
 @click.option("--expires", default="", metavar="YYYY-MM-DD", help="Last good day.")
 @click.pass_obj
-def card_add(call: Call, token_mode: str | None, **values: Any) -> None:
+def card_add(call: Call, /, token_mode: str | None, **values: Any) -> None:
     """Add a card; the person is made if new. Prints the seed of its codes."""
     _check_date(values["expires"])
     answer = provision(call.config(), "card_add", token_mode=token_mode or "", **values)
@@ -78,7 +77,7 @@ def card_import(call: Call, file: Path, output: Path | None) -> None:
     rows = list(read_cards(file))
     config = call.config()
     kept = _private_file(output) if output else None
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with progress(*Progress.get_default_columns()) as bar:
         task = bar.add_task("cards", total=len(rows))
         commands = [("card_add", values) for _, values in rows]
         answers = provision_all(config, commands, lambda n: bar.advance(task, n))

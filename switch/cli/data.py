@@ -12,26 +12,24 @@ from typing import Any, Final, TextIO
 import click
 import msgspec
 import trio
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn
 
 from core_ext import Reader
-from switch.app import data_directory
-from switch.cli.base import Call, CliError, Command, cell, print_fields
+from switch.cli.base import Call, CliError, Command, cell, print_fields, progress
 from switch.cli.questions import read_model
 from switch.config import Config
 from switch.flows import operations as ops
 from switch.journal import backup as backups
 from switch.journal import queries, store
 from switch.journal import verify as checks
-from switch.journal.projector import Projector
+from switch.journal.projector import Projector, projected_seq
 
 PARENT_CHECK_S: Final = 1.0
 
 
 def existing_directory(config: Config) -> Path:
     """The data directory. Raises: CliError where there is none."""
-    directory = data_directory(config)
+    directory = config.data
     if not (directory / backups.JOURNAL).is_dir():
         raise CliError(f"there is no journal in {directory}", "`troncal init` makes one")
     return directory
@@ -85,7 +83,7 @@ def print_report(report: checks.Report) -> None:
 
 def _bytes_bar(work: Callable[[backups.Progress], Any]) -> Any:
     columns = (TextColumn("copying"), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with progress(*columns) as bar:
         task = bar.add_task("copying", total=None)
         return work(lambda done, total: bar.update(task, completed=done, total=total))
 
@@ -115,7 +113,7 @@ def restore(call: Call, source: Path) -> None:
     Every file is checked against the manifest, and the result as `verify` does.
     """
     config = call.config()
-    directory = data_directory(config)
+    directory = config.data
     manifest: backups.Manifest = _bytes_bar(
         lambda told: backups.restore(source, directory, progress=told)
     )
@@ -143,9 +141,14 @@ def snapshot(call: Call) -> None:
     """Write a snapshot of what is durable now; recovery then starts there."""
     config = call.config()
     began = time.perf_counter()
-    path = store.make_snapshot(config, existing_directory(config))
+    directory = existing_directory(config)
+    path = store.make_snapshot(config, directory)
+    pruned = store.prune_segments(config, directory, projected_seq(directory))
     seconds = round(time.perf_counter() - began, 3)
-    call.fields({"snapshot": str(path), "bytes": path.stat().st_size, "seconds": seconds})
+    size = path.stat().st_size
+    call.fields(
+        {"snapshot": str(path), "bytes": size, "seconds": seconds, "segments_pruned": pruned}
+    )
 
 
 @click.command(cls=Command)
@@ -281,9 +284,10 @@ async def _follow(projector: Projector) -> None:
                 stop.set()
 
     async def mind_parent() -> None:
-        # A node that is killed cannot end us, and a second follower would come with the next one.
-        while os.getppid() == parent:
-            await trio.sleep(PARENT_CHECK_S)
+        # A node that is killed cannot end us, and the next one brings a second follower.
+        while os.getppid() == parent and not stop.is_set():
+            with trio.move_on_after(PARENT_CHECK_S):
+                await stop.wait()
         stop.set()
 
     async with trio.open_nursery() as nursery:

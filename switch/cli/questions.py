@@ -1,19 +1,22 @@
 """`operations` and `operation`: questions to the read model."""
 
+import contextlib
+import sqlite3
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
-from switch.app import data_directory
 from switch.cli.base import Call, CliError, Command, local_time, print_fields, print_table
-from switch.cli.provision import node_answers
+from switch.cli.provision import node_answers, provision
 from switch.config import Config
 from switch.flows.states import RED
 from switch.journal import projector, queries
 
+FOLLOWER_WAIT_S: Final = 3.0
+FOLLOWER_PAUSE_S: Final = 0.02
 STATES = tuple(sorted({state for (_, _), state in RED.items()}))
 SHOWN = (
     "received_ns", "reference", "operation", "kind", "cashier", "document", "amount", "currency",
@@ -22,18 +25,39 @@ SHOWN = (
 
 
 def read_model(config: Config) -> Path:
-    """Path of the read model, brought up to the journal's end where no node's follower does it."""
-    directory = data_directory(config)
+    """Path of the read model, which holds all that was durable when this was called.
+
+    On a running node its follower brings it there; else it is done here.
+    """
+    directory = config.data
     if not directory.is_dir():
         raise CliError(f"there is no data directory {directory}", "`troncal init` makes one")
     path = directory / projector.FILE_NAME
-    if not path.exists() or not node_answers(config):
+    if not node_answers(config):
         follower = projector.Projector(config, directory)
         try:
             follower.catch_up()
         finally:
             follower.close()
+        return path
+    durable_seq: int = provision(config, "status")["durable_seq"]
+    give_up_at = time.monotonic() + FOLLOWER_WAIT_S
+    while (seq := _progress(path)) < durable_seq and time.monotonic() < give_up_at:
+        time.sleep(FOLLOWER_PAUSE_S)
+    if seq < durable_seq:
+        message = f"the read model is at record {seq} of {durable_seq}: newer ones are missing"
+        click.echo(message, err=True)
     return path
+
+
+def _progress(path: Path) -> int:
+    """The record up to which the read model goes; 0 while there is none."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            row = db.execute("SELECT seq FROM progress").fetchone()
+    except sqlite3.OperationalError:
+        return 0
+    return 0 if row is None else int(row[0])
 
 
 def _since(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> int:

@@ -1,6 +1,7 @@
 """`send`: one request as a cashier's terminal, for people and for scripts."""
 
 import functools
+import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +33,14 @@ from protocols.messages import (
 from protocols.session import PeerKey
 from switch.cli.base import Call, CliError, Group, print_fields, print_json
 from switch.config import Address, parse_address
-from switch.simulators.terminal import TRACE_MAX, OutcomeUnknown, SignOnFailed, Terminal, tcp
+from switch.simulators.terminal import (
+    TRACE_MAX,
+    Connect,
+    OutcomeUnknown,
+    SignOnFailed,
+    Terminal,
+    tcp,
+)
 
 KEY_BYTES = 32
 MACS = ("hmac-sha256", "aes-cmac")
@@ -78,10 +86,10 @@ class Sender:
         self.address = address
         self.timeout_s = timeout_s
 
-    def terminal(self) -> Terminal:
+    def terminal(self, connect: Connect | None = None) -> Terminal:
         one = self.credentials
         return Terminal(
-            one.peer, one.peer_key(), tcp(*self.address), key_version=one.version,
+            one.peer, one.peer_key(), connect or tcp(*self.address), key_version=one.version,
             timeout_s=self.timeout_s,
         )  # fmt: skip
 
@@ -142,16 +150,16 @@ def address_of(call: Call, address: str | None) -> Address:
 def as_terminal(function: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say who sends and where to; the command gets them as a `Sender`."""
 
-    @functools.wraps(function)
     def command(
-        call: Call, terminal: Path | None, peer: str | None, key: str | None, mac: str,
+        call: Call, /, terminal: Path | None, peer: str | None, key: str | None, mac: str,
         key_version: int, address: str | None, timeout_s: float, **values: Any,
     ) -> None:  # fmt: skip
         credentials = read_credentials(terminal, peer, key, mac, key_version)
         credentials.peer_key()
         function(call, Sender(credentials, address_of(call, address), timeout_s), **values)
 
-    command = click.pass_obj(command)
+    wrapped: Callable[..., None] = functools.wraps(function)(command)
+    wrapped = click.pass_obj(wrapped)
     file = click.Path(exists=True, dir_okay=False, path_type=Path)
     for option in (
         click.option(
@@ -167,8 +175,8 @@ def as_terminal(function: Callable[..., None]) -> Callable[..., None]:
             "--terminal", type=file, metavar="FILE", help="What `terminal add --json` printed."
         ),
     ):  # fmt: skip
-        command = option(command)
-    return command
+        wrapped = option(wrapped)
+    return wrapped
 
 
 def holder_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -304,12 +312,18 @@ def ask(call: Call, sender: Sender, kind: type[TerminalRequest], values: dict[st
     try:
         message = msgspec.convert(given, type=kind)
     except msgspec.ValidationError as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(_not_valid(str(error))) from None
     answer = sender.ask(message)
     if call.json:
         print_json(answer)
     else:
         print_answer(answer)
+
+
+def _not_valid(reason: str) -> str:
+    """The field of a codec's complaint; never the value, which may be a code."""
+    field = re.search(r"\$\.([a-z_]+)", reason)
+    return f"{field[1].replace('_', '-')} is not valid" if field else "not valid"
 
 
 def print_answer(answer: Answer | HolderAnswer) -> None:

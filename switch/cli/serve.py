@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import AsyncIterator
 
 import click
 import msgspec
@@ -74,7 +75,7 @@ async def run(config: Config) -> None:
             nursery.cancel_scope.cancel()
 
 
-async def _obey(app: App, signals: trio.abc.ReceiveChannel[int]) -> None:
+async def _obey(app: App, signals: AsyncIterator[int]) -> None:
     async for number in signals:
         if app.stop.is_set():
             # Whoever asks twice does not want to wait: the journal makes this safe at any time.

@@ -40,7 +40,7 @@ from switch.flows.states import (
     move,
 )
 from switch.flows.step import Step
-from switch.flows.tokens import Proof, TokenDesk, person_cards
+from switch.flows.tokens import Locks, Proof, TokenDesk, person_cards
 
 BOOK = 1  # of ceibo, within one currency
 ACCOUNT_CARD = 1
@@ -69,6 +69,7 @@ _BY_RESULT: dict[Result, tuple[str, str]] = {
     Result.TOMBSTONED: ("21", "YA_REVERSADA"),
 }
 _NOT_APPROVED = ("05", "NO_APROBADA")
+_USE_DOCUMENT = ("55", "USE_DOCUMENTO")
 _BROKEN = ("96", "ERROR")
 _OURS = (Result.WOULD_OVERFLOW, Result.FENCED, Result.JOURNAL_FULL, Result.IN_DOUBT)
 
@@ -165,9 +166,9 @@ class Ceibo:
     def _decide_cash_out(self, step: Step, m: IssuerHold, hold: CeiboHold) -> tuple[str, str]:
         persons = self._persons(m)
         if len(persons) > 1:
-            return "55", "USE_DOCUMENT"
+            return _USE_DOCUMENT
         person = persons[0] if persons else None
-        cards = person_cards(person, self._cards(person), m.kind)
+        cards = person_cards(self._cards(person))
         locks = self._desk.locks(cards, _identifier(m), m.network, m.terminal, m.cashier)
         now_s = step.now_ns // 1_000_000_000
         assert m.token, "a cash_out without a code must not get this far"
@@ -179,21 +180,22 @@ class Ceibo:
             return self._refuse_code(step, m, proof, locks, hold)
         return self._reserve_cash_out(step, m, hold, proof)
 
-    def _refuse_code(self, step, m, proof, locks, hold):  # type: ignore[no-untyped-def]
-        hold.internal = proof.refusal
+    def _refuse_code(
+        self, step: Step, m: IssuerHold, proof: Proof, locks: Locks, hold: CeiboHold
+    ) -> tuple[str, str]:
+        """A code that proves no card: counted where it is a wrong one, and the holder is told."""
+        hold.internal = proof.internal or proof.refusal.lower()
         if not proof.counted:
             return "55", proof.refusal
-        identity, desk, network = self._desk.miss(locks, step.now_ns)
-        if desk:
+        missed = self._desk.miss(locks, step.now_ns)
+        if missed.desk:
             step.alarm("code_tries_terminal", m.terminal, f"cashier {m.cashier}")
-        if network:
+        if missed.network:
             step.alarm("code_tries_network", m.network)
-        if not identity:
-            return "55", proof.refusal
-        for person in self._persons(m):
-            for card in person.cards:
+        for card in missed.locked:
+            if card:
                 step.notice(card, "locked", m.branch)
-        return "75", "CODIGO_BLOQUEADO"
+        return ("75", "CODIGO_BLOQUEADO") if missed.shut else ("55", proof.refusal)
 
     def _reserve_cash_out(
         self, step: Step, m: IssuerHold, hold: CeiboHold, proof: Proof
@@ -204,19 +206,24 @@ class Ceibo:
         batch = self._batch
         batch.clear()
         self._desk.accept(batch, proof)
+        if proof.voucher:
+            self._redeem(batch, proof.voucher)
         hold.card, hold.person, hold.token_step = card.id, card.person, proof.step
         refusal = self._card_refusal(card, m)
         if refusal:
             self._ledger.apply(batch, step.now_ns)
             return refusal
+        meters = self._meters(card, m.kind)
+        if meters is None:
+            self._ledger.apply(batch, step.now_ns)
+            return self._decided(step, Result.OVERLOADED, hold)
         accepted = len(batch)
         fee = self._config.fees.cash_out
         hold_id = _hold_id(m.network, m.operation)
         batch.hold(
             hold_id, card.account, self._clearing(m.currency, step.now_ns), m.amount, day=m.day,
             night=self._limits.is_night(step.now_ns), code=1, policy=ASK_NETWORK,
-            meters=self._limits.meters(("person", card.person, card.tier), kind=m.kind),
-            linked=fee > 0,
+            meters=meters, linked=fee > 0,
         )  # fmt: skip
         if fee:
             batch.hold(
@@ -229,13 +236,13 @@ class Ceibo:
         result = _chain_result(results[accepted:])
         if result == Result.DONE:
             hold.fee = fee
-            if proof.voucher:
-                self._redeem(proof.voucher)
         return self._decided(step, result, hold)
 
     def _decide_deposit(self, step: Step, m: IssuerHold, hold: CeiboHold) -> tuple[str, str]:
         persons = self._persons(m)
-        card = self._deposit_card(persons[0], m) if len(persons) == 1 else None
+        if len(persons) > 1:
+            return _USE_DOCUMENT
+        card = self._deposit_card(persons[0], m) if persons else None
         if card is None:
             hold.internal = "no card" if persons else "nobody"
             return _NOT_APPROVED
@@ -244,14 +251,15 @@ class Ceibo:
         refusal = self._card_refusal(card, m)
         if refusal:
             return refusal
+        meters = self._meters(card, m.kind)
+        if meters is None:
+            return self._decided(step, Result.OVERLOADED, hold)
         batch = self._batch
         batch.clear()
         batch.hold(
             _hold_id(m.network, m.operation), self._clearing(m.currency, step.now_ns), card.account,
             m.amount, day=m.day, night=self._limits.is_night(step.now_ns), code=2,
-            policy=ASK_NETWORK,
-            meters=self._limits.meters(("person", card.person, card.tier), kind=m.kind),
-            meter_credit=True,
+            policy=ASK_NETWORK, meters=meters, meter_credit=True,
         )  # fmt: skip
         return self._decided(step, self._ledger.apply(batch, step.now_ns)[0], hold)
 
@@ -271,13 +279,20 @@ class Ceibo:
             return "57", "TARJETA_NO_HABILITADA"
         if card.currency != m.currency:
             return "12", "OPERACION_NO_VALIDA"
+        if not self._limits.limits.rule(m.kind, card.tier).allows(m.amount):
+            return "13", "MONTO_NO_VALIDO"
         return None
+
+    def _meters(self, card: Card, kind: str) -> tuple[bytes, ...] | None:
+        if not self._limits.counts(kind):
+            return ()
+        return self._limits.meters(("person", card.person, card.tier), kind=kind)
 
     def _deposit_card(self, person: Person, m: IssuerHold) -> Card | None:
         """The card named, the only one, or the person's default: never a guess."""
         if isinstance(m.card, str):
             return self._registry.card(m.card) if m.card in person.cards else None
-        cards = person_cards(person, self._cards(person), m.kind)
+        cards = person_cards(self._cards(person))
         if len(cards) == 1:
             return cards[0]
         return next((c for c in cards if c.id == person.default_card), None)
@@ -359,7 +374,8 @@ class Ceibo:
         result = _chain_result(results)
         if result == Result.FUNDS_SHORT:
             return IssuerAnswer("51", "FONDOS")
-        assert result == Result.DONE, f"{event} refused: {results}"
+        if result != Result.DONE:
+            return IssuerAnswer(*self._decided(step, result, hold))
         hold.compensated = event == "compensated"
         self._move(hold, event, step)
         self._store(hold)
@@ -385,7 +401,7 @@ class Ceibo:
             return HolderAnswer("05")
         cards = [
             CardChoice(card.id, card.label)
-            for card in person_cards(persons[0], self._cards(persons[0]), "deposit")
+            for card in person_cards(self._cards(persons[0]))
             if card.state == "active" and "deposit" in card.kinds
         ]
         if not cards:
@@ -403,12 +419,15 @@ class Ceibo:
     def _cards(self, person: Person | None) -> list[Card | None]:
         return [] if person is None else [self._registry.card(card) for card in person.cards]
 
-    def _redeem(self, key: bytes) -> None:
+    def _redeem(self, batch: Batch, key: bytes) -> None:
+        """Consume a voucher; what was held for it since its issue is free for this operation."""
         found = self._records.get(ops.VOUCHERS, key)
         assert found is not None, "a voucher that was proved a moment ago"
         voucher = ops.decode_voucher(found)
         voucher.state = "redeemed"
-        self._records.put(ops.VOUCHERS, key, ops.encode(voucher))
+        self._records.put(ops.VOUCHERS, key, ops.encode(voucher), stamp=voucher.expires_ns)
+        if voucher.hold:
+            batch.release(voucher.hold)
 
     def _sides(self, hold: CeiboHold, now_ns: int) -> tuple[bytes, bytes]:
         card = self._registry.card(hold.card)

@@ -5,26 +5,38 @@ window, and counts per account. This is the bridge: it keeps the ledger's profil
 the configuration says for the business date, and makes the accounts that a posting needs.
 """
 
-from core_ext import Batch, Ledger, Result
+import msgspec
+
+from core_ext import Batch, Ledger, Records, Result
 from switch.calendar import Calendar, day_date
 from switch.config import Config
+from switch.flows import operations as ops
 from switch.flows.registry import account_id
 from switch.limits import SUM_MAX, Limits, WindowRule, resolve
 
 CURRENCY_NUMBERS = {"PYG": 600, "USD": 840, "CLP": 152, "COP": 170}
+METERS = 1  # ledger of the accounts that only count
 ACCOUNT_METER = 90
 
 _SCOPES = ("card", "person", "depositor", "terminal", "cashier", "branch", "network")
-_TIERS_MAX = 64
+_TIERS_MAX = 4096  # ever named: 7 scopes of so many are below the ledger's 65535 profiles
+_TIERS = b"tiers"  # in the record store: the tiers in the order in which they were first named
+
+# A network is counted by its position account, which a deposit debits; all others by accounts
+# that a cash_out debits.
+_DEBITED_BY = {"network": "deposit"}
 
 
 class LimitBook:
     """Profiles and counting accounts; `refresh` once per business date, before work of that date."""
 
-    def __init__(self, *, config: Config, calendar: Calendar, ledger: Ledger) -> None:
+    def __init__(
+        self, *, config: Config, calendar: Calendar, ledger: Ledger, records: Records
+    ) -> None:
         self._config = config
         self._calendar = calendar
         self._ledger = ledger
+        self._records = records
         self._day = -1
         self._tiers: list[str] = []
         self._accounts: dict[str, bytes] = {}
@@ -44,9 +56,7 @@ class LimitBook:
             return
         self._day = day
         self.limits = resolve(self._config, day_date(day))
-        tiers = sorted({rule.tier for rule in self.limits.windows} | {"", "basic"})
-        assert len(tiers) <= _TIERS_MAX, "the configuration bounds the number of tiers"
-        self._tiers = tiers
+        self._name_tiers()
         rules = (*self.limits.windows, *self.limits.declarations)
         self._counted = {(rule.scope, rule.kind) for rule in rules}
         self._night = any(rule.window == "night" for rule in rules)
@@ -62,60 +72,69 @@ class LimitBook:
         index = self._tiers.index(tier) if tier in self._tiers else 0
         return 1 + _SCOPES.index(scope) * _TIERS_MAX + index
 
-    def meters(self, *subjects: tuple[str, str, str], kind: str) -> tuple[bytes, ...]:
+    def meters(self, *subjects: tuple[str, str, str], kind: str) -> tuple[bytes, ...] | None:
         """Accounts whose counters a posting of `kind` charges beside its own accounts.
 
         `subjects` are (scope, id, tier). Only scopes that a rule or a declaration speaks of have
-        one, so that a fresh configuration pays nothing for the others.
+        one, so that a fresh configuration pays nothing for the others. None: the ledger has no
+        room for one more account.
         """
-        return tuple(
-            self._meter(scope, subject, tier, kind)
-            for scope, subject, tier in subjects
-            if subject and (scope, kind) in self._counted
-        )
+        found = []
+        for scope, subject, tier in subjects:
+            if subject and (scope, kind) in self._counted:
+                meter = meter_id(scope, subject, kind)
+                profile = self.profile(scope, tier)
+                if self._create(meter, METERS, ACCOUNT_METER, profile, 0) != Result.DONE:
+                    return None
+                found.append(meter)
+        return tuple(found)
 
     def counts(self, kind: str) -> bool:
         """False while no rule or declaration counts anything but cards for this kind."""
         return kind in self._counted_kinds
 
-    def usage(self, scope: str, subject: str, kind: str, window: str, day: int) -> int:
-        """Sum of a window so far, for thresholds."""
-        meter = account_id(f"meter:{scope}:{kind}:{subject}")
-        side = "debit" if kind == "cash_out" else "credit"
-        return self._ledger.usage(meter, side, window, day)[0]
+    def usage(self, counter: bytes, scope: str, kind: str, window: str, day: int) -> int:
+        """Sum of a window so far, for thresholds; `counter` is a meter or a network's account."""
+        return self._ledger.usage(counter, _side(scope, kind), window, day)[0]
 
     def account(self, name: str, currency: str, book: int, code: int, now_ns: int) -> bytes:
         """Id of a book-keeping account, made on first use."""
         found = self._accounts.get(name)
         if found is None:
             found = account_id(name)
-            self._create(found, ledger_number(currency, book), code, 0, now_ns)
+            result = self._create(found, ledger_number(currency, book), code, 0, now_ns)
+            assert result == Result.DONE, f"account could not be made: {result.name}"
             self._accounts[name] = found
         return found
 
-    def _meter(self, scope: str, subject: str, tier: str, kind: str) -> bytes:
-        found = account_id(f"meter:{scope}:{kind}:{subject}")
-        if self._ledger.balance(found) is None:
-            self._create(found, 1, ACCOUNT_METER, self.profile(scope, tier), 0)
-        return found
-
-    def _create(self, account: bytes, ledger: int, code: int, profile: int, now_ns: int) -> None:
+    def _create(self, account: bytes, ledger: int, code: int, profile: int, now_ns: int) -> Result:
         if self._ledger.balance(account) is not None:
-            return
+            return Result.DONE
         batch = Batch()
         batch.create_account(account, ledger=ledger, code=code, profile=profile)
-        result = self._ledger.apply(batch, now_ns)[0]
-        assert result == Result.DONE, f"account could not be made: {Result(result).name}"
+        return Result(self._ledger.apply(batch, now_ns)[0])
+
+    def _name_tiers(self) -> None:
+        """Give every tier a place that it keeps for ever: accounts name their profile by it."""
+        if not self._tiers:
+            found = self._records.get(ops.META, _TIERS)
+            self._tiers = [""] if found is None else msgspec.msgpack.decode(found, type=list[str])
+        named = dict.fromkeys((*self._config.business.tiers, *(r.tier for r in self.limits.windows)))
+        new = [tier for tier in named if tier not in self._tiers]
+        if new:
+            self._tiers += new
+            assert len(self._tiers) <= _TIERS_MAX, "tiers are renamed without end"
+            self._records.put(ops.META, _TIERS, ops.encode(self._tiers))
 
     def _set_profiles(self, now_ns: int) -> None:
         batch = Batch()
         for scope in _SCOPES:
             for tier in self._tiers:
-                windows = self.limits.caps(scope, tier)
-                for declaration in self.limits.declarations:
-                    if declaration.scope == scope:
-                        side = "debit" if declaration.kind == "cash_out" else "credit"
-                        windows.setdefault((side, declaration.window), (SUM_MAX, 0))
+                windows = self.limits.caps(scope, tier, _DEBITED_BY.get(scope, "cash_out"))
+                for rule in self.limits.declarations:
+                    if rule.scope == scope:
+                        side = _side(scope, rule.kind)
+                        windows.setdefault((side, rule.window), (SUM_MAX, 0))
                 batch.set_profile(
                     self.profile(scope, tier), windows=windows, version=int(self.version[:8], 16)
                 )
@@ -123,9 +142,19 @@ class LimitBook:
         assert all(r == Result.DONE for r in results), "profiles are always acceptable"
 
 
+def _side(scope: str, kind: str) -> str:
+    """Side of a scope's accounts on which a kind of operation counts."""
+    return "debit" if kind == _DEBITED_BY.get(scope, "cash_out") else "credit"
+
+
+def meter_id(scope: str, subject: str, kind: str) -> bytes:
+    """Account that counts the operations of one kind of a subject, such as a terminal."""
+    return account_id(f"meter:{scope}:{kind}:{subject}")
+
+
 def ledger_number(currency: str, book: int) -> int:
     """Ledger of a currency and book: postings never leave it."""
     return CURRENCY_NUMBERS[currency] * 10 + book
 
 
-__all__ = ["LimitBook", "WindowRule", "ledger_number"]
+__all__ = ["LimitBook", "WindowRule", "ledger_number", "meter_id"]

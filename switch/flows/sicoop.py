@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Protocol
 
+from msgspec import UNSET
+
 from core_ext import Batch, Ledger, Records, Result
 from core_ext._ledger import DEBITS_MUST_NOT_EXCEED_CREDITS, NO_LIMIT, POSITION, Balance
 from protocols.codes import CODES
@@ -31,16 +33,20 @@ from protocols.messages import (
     Status,
     StatusAnswer,
 )
-from switch.calendar import Calendar, day_date
+from switch.calendar import Calendar, day_date, day_number
 from switch.config import Config
+from switch.flows import norms
 from switch.flows import operations as ops
+from switch.flows.deadlines import is_stuck, may_be_annulled, retry_after_s
 from switch.flows.fingerprint import Fingerprint
-from switch.flows.limit_book import LimitBook, ledger_number
-from switch.flows.norms import parse_reference
+from switch.flows.limit_book import LimitBook, ledger_number, meter_id
+from switch.flows.norms import FieldError, parse_reference
+from switch.flows.network import normalised
 from switch.flows.operations import SicoopOperation
 from switch.flows.registry import Network, Registry, account_id
 from switch.flows.states import (
     CAPTURADA,
+    CONCILIADA,
     CONFIRMADA,
     CONFLICTO,
     DESCONOCIDA,
@@ -83,6 +89,13 @@ _BY_RESULT: dict[Result, str] = {
 }
 _OPEN = frozenset((RECIBIDA, ENVIADA, RESERVADA, RESPONDIDA, CONFIRMADA))
 _SHUT = frozenset((RECHAZADA, VENCIDA, TUMBA, REVERSADA, REVERSANDO))
+_UNDONE = frozenset((TUMBA, REVERSADA, REVERSANDO))
+_SETTLED = frozenset((CONFIRMADA, CAPTURADA, CONCILIADA))
+_AGAIN = frozenset(("68", "91", "96"))  # answers of an issuer that decide nothing: ask again
+_RELEASED = frozenset(("00", "21", "25"))
+
+Near = Callable[[Step, str, NetworkAnswer, str], None]
+"""(step, reference, answer, what): tell the red of this process an answer that was not ready."""
 
 
 class Issuer(Protocol):
@@ -123,19 +136,41 @@ class Sicoop:
         self.flush = self._table.flush
         self._last_operation = 0
         self._nets: dict[str, bytes] = {}
-        self._waiting: dict[str, tuple[Origin | None, int]] = {}
+        self._waiting: dict[str, list[tuple[Origin | None, int]]] = {}
+        self._near: Near | None = None
         self._alarmed: dict[str, int] = {}  # network -> highest percentage already told
 
     def ask(
         self, step: Step, network: str, message: NetworkRequest, origin: Origin | None = None
     ) -> NetworkAnswer | StatusAnswer | HolderAnswer | None:
-        """Handle one request of the network whose session it came through."""
+        """Handle one request of the network whose session it came through.
+
+        With an `origin` it comes from another process: its fields are brought into their normal
+        form first, and its clock must agree with ours.
+        """
+        try:
+            if origin is not None:
+                message = normalised(message)
+            return self._handle(step, network, message, origin)
+        except FieldError as bad:
+            reference = getattr(message, "reference", UNSET)
+            return NetworkAnswer(message.id, "30", reference, "FORMATO", field=bad.field)
+
+    def _handle(
+        self, step: Step, network: str, message: NetworkRequest, origin: Origin | None
+    ) -> NetworkAnswer | StatusAnswer | HolderAnswer | None:
         if isinstance(message, NetworkHolder):
             return self._holder(step, message)
         if message.reference[:4] != network:
             step.audit(network, "reference", message.reference, "63", "other network", True)
             return NetworkAnswer(message.id, "63", message.reference, "SEGURIDAD")
         match message:
+            case Hold() if origin is not None and not self._clock_agrees(step, message):
+                step.alarm("clock_of_network", network)
+                now = norms.instant_text(step.now_ns // 1_000_000)
+                return NetworkAnswer(
+                    message.id, "A5", message.reference, "HORA_NO_VALIDA", time=now
+                )
             case Hold():
                 return self._hold(step, network, message, origin)
             case Confirm():
@@ -143,9 +178,18 @@ class Sicoop:
             case Reverse():
                 return self._reverse(step, message)
             case AnnulRegistered():
-                return self._annul(step, message)
+                return self._annul(step, message, origin)
             case Status():
                 return self._status(message)
+
+    def attach(self, near: Near) -> None:
+        """Make known the red of this process, which asks without an origin."""
+        self._near = near
+
+    def reference_of(self, operation: str) -> str | None:
+        """Reference of an operation's number, for answers of an issuer in another process."""
+        found = self._records.get(ops.SICOOP_BY_OPERATION, operation.encode())
+        return None if found is None else found.decode()
 
     def recover(self, step: Step, state_at_red: Callable[[str], str]) -> None:
         """Finish what a stop left open. `state_at_red` asks the register of a red in this process.
@@ -154,29 +198,29 @@ class Sicoop:
         captured, one that red does not know is released; without a red here it waits.
         """
         for operation in self._table.open():
-            if operation.state in (RECIBIDA, ENVIADA, RESERVADA):
-                self._move(operation, "reversed", step)
-                self._release_own(step, operation)
-                self._release_issuer(step, operation, "timeout")
-                self._move(operation, "released", step)
+            if operation.state in (RECIBIDA, ENVIADA):
+                self._time_out(step, operation)
+            elif operation.state == RESERVADA:
+                self._undo(step, operation, "timeout")
+            elif operation.owed:
+                self._pay(step, operation)
             elif operation.state == CONFIRMADA:
-                self._ask_capture(step, operation)
+                self._owe(step, operation, "capture")
             elif operation.state == RESPONDIDA:
                 self._recover_answered(step, operation, state_at_red(operation.reference))
-            elif operation.owed == "release":
-                self._release_issuer(step, operation, operation.reason or "timeout")
             self._store(operation)
 
     def _recover_answered(self, step: Step, operation: SicoopOperation, at_red: str) -> None:
         if at_red in (REGISTRADA, ENTREGADA):
             self._move(operation, "confirmed", step)
             self._capture_own(step, operation)
-            self._ask_capture(step, operation)
+            self._owe(step, operation, "capture")
         elif at_red in (ERROR, RECHAZO_REGISTRADO):
-            self._move(operation, "reversed", step)
-            self._release_own(step, operation)
-            self._release_issuer(step, operation, "registration_failed")
-            self._move(operation, "released", step)
+            self._undo(step, operation, "registration_failed")
+
+    def _clock_agrees(self, step: Step, m: Hold) -> bool:
+        off_ms = abs(norms.instant_ms(m.sent_at) - step.now_ns // 1_000_000)
+        return off_ms <= self._config.session.clock_tolerance_s * 1000
 
     # ---- hold
 
@@ -190,6 +234,11 @@ class Sicoop:
         known = self._load(m.reference)
         if known is not None:
             return self._repeat(known, m, fingerprint, origin)
+        if self._too_old(step, m.reference):
+            step.audit(network, "hold", m.reference, "94", "older than the retention", True)
+            return NetworkAnswer(m.id, "94", m.reference, "DUPLICADO_DISTINTO")
+        if not step.admitting:
+            return NetworkAnswer(m.id, "91", m.reference, "EMISOR_NO_DISPONIBLE")
         day = self._calendar.business(step.now_ns)
         operation = SicoopOperation(
             reference=m.reference,
@@ -221,15 +270,32 @@ class Sicoop:
     def _repeat(
         self, known: SicoopOperation, m: Hold, fingerprint: int, origin: Origin | None
     ) -> NetworkAnswer | None:
-        if known.state == TUMBA:
+        if known.state in _UNDONE:
             return NetworkAnswer(m.id, "21", m.reference, "YA_REVERSADA", duplicate=True)
         if known.fingerprint != fingerprint:
             return NetworkAnswer(m.id, "94", m.reference, "DUPLICADO_DISTINTO")
+        if known.state == CONFLICTO:
+            return NetworkAnswer(m.id, "A3", m.reference, "CONFLICTO", duplicate=True)
         if known.state in (RECIBIDA, ENVIADA):
-            # The first is still under way: its answer goes to whoever asked last.
-            self._waiting[m.reference] = (origin, m.id)
+            self._wait(m.reference, origin, m.id)
             return None
         return _answer(known, m.id, duplicate=True)
+
+    def _too_old(self, step: Step, reference: str) -> bool:
+        """True for a reference whose outcome may be forgotten already: never run as new (I08).
+
+        Raises:
+            FieldError: a date that has not come yet.
+        """
+        today = self._calendar.local(step.now_ns)
+        if reference[12:20] == today.compact:
+            return False
+        number = day_number(norms.date(reference[12:20], "reference"))
+        if number > today.number + 1:
+            raise FieldError("reference")
+        retention_ns = self._config.journal.retention_h * 3_600_000_000_000
+        started_ns = self._calendar.instant(number, "00:00")
+        return number < today.number - 1 and started_ns < step.now_ns - retention_ns
 
     def _refusal(self, step: Step, operation: SicoopOperation, m: Hold) -> str:
         """Key of the reason why this hold is not even tried, or ''."""
@@ -245,7 +311,7 @@ class Sicoop:
         if m.kind == "deposit":
             if network.net_debit_cap == 0:
                 return "LIMITE_RED"
-            if self._declaration_missing(operation, m):
+            if self._declaration_missing(step, operation, m):
                 return "FALTA_DECLARACION"
         return ""
 
@@ -262,20 +328,21 @@ class Sicoop:
             return self._config.node.cashiers == "open"
         return not cashier.disabled
 
-    def _declaration_missing(self, operation: SicoopOperation, m: Hold) -> bool:
+    def _declaration_missing(self, step: Step, operation: SicoopOperation, m: Hold) -> bool:
         """Cash over a threshold needs its origin declared, sum over the window included (D19)."""
         if isinstance(m.declaration, dict) and m.declaration.get("origin"):
             return False
-        subjects = {scope: subject for scope, subject, _ in _subjects(operation, m)}
+        counters = {
+            scope: meter_id(scope, subject, m.kind)
+            for scope, subject, _ in _subjects(operation, m)
+            if subject
+        }
+        counters["network"] = self.net_account(operation.network, m.currency, step.now_ns)
         for rule in self._limits.limits.declarations:
-            subject = subjects.get(rule.scope, "")
-            if rule.kind != m.kind or not subject:
+            counter = counters.get(rule.scope)
+            if rule.kind != m.kind or counter is None:
                 continue
-            so_far = 0
-            if rule.window != "operation":
-                so_far = self._limits.usage(
-                    rule.scope, subject, m.kind, rule.window, operation.day
-                )
+            so_far = self._limits.usage(counter, rule.scope, m.kind, rule.window, operation.day)
             if so_far + m.amount >= rule.threshold:
                 return True
         return False
@@ -318,7 +385,7 @@ class Sicoop:
             ),
         )
         if answer is None:
-            self._waiting[m.reference] = (origin, m.id)
+            self._wait(m.reference, origin, m.id)
             self._store(operation)
             step.arm("sicoop", "hold", m.reference, self._config.budgets.sicoop_s)
             return None
@@ -329,12 +396,14 @@ class Sicoop:
         net = self.net_account(operation.network, m.currency, step.now_ns)
         issuer = self._issuer_account(m.currency, step.now_ns)
         debit, credit = (issuer, net) if m.kind == "cash_out" else (net, issuer)
+        meters = self._meters(operation, m)
+        if meters is None:
+            return Result.OVERLOADED
         batch = self._batch
         batch.clear()
         batch.hold(
             _hold_id(operation.operation), debit, credit, m.amount, day=operation.day,
-            night=self._limits.is_night(step.now_ns), policy=ASK_NETWORK,
-            meters=self._meters(operation, m),
+            night=self._limits.is_night(step.now_ns), policy=ASK_NETWORK, meters=meters,
             meter_credit=m.kind == "deposit",
         )  # fmt: skip
         result = self._ledger.apply(batch, step.now_ns)[0]
@@ -342,36 +411,68 @@ class Sicoop:
             self._watch_cap(step, operation.network, net)
         return result
 
-    def _meters(self, operation: SicoopOperation, m: Hold) -> tuple[bytes, ...]:
+    def _meters(self, operation: SicoopOperation, m: Hold) -> tuple[bytes, ...] | None:
         if not self._limits.counts(m.kind):
             return ()
         return self._limits.meters(*_subjects(operation, m), kind=m.kind)
 
-    def on_issuer_answer(self, step: Step, reference: str, answer: IssuerAnswer) -> None:
-        """A late answer of an issuer in another process. After the deadline it counts for nothing."""
+    def on_issuer_answer(
+        self, step: Step, reference: str, answer: IssuerAnswer, what: str = "hold"
+    ) -> None:
+        """An answer of an issuer in another process, to a `hold` or to what was owed to it.
+
+        That of a hold counts for nothing after the deadline.
+        """
         operation = self._load(reference)
-        if operation is None or operation.state != ENVIADA:
+        if operation is None or (what == "hold" and operation.state != ENVIADA):
             step.alarm("late_answer", reference)
             return
-        step.disarm("sicoop", "hold", reference)
-        origin, request = self._waiting.pop(reference, (None, 0))
-        reply = self._decide(step, operation, request, answer)
-        if origin is not None:
-            step.reply(origin, reply)
+        if what == "hold":
+            step.disarm("sicoop", "hold", reference)
+            self._decide(step, operation, 0, answer)
+            self._tell_waiting(step, operation)
+        elif operation.owed == what:
+            self._paid(step, operation, answer)
+            self._store(operation)
 
     def on_deadline(self, step: Step, kind: str, reference: str) -> None:
-        """The issuer did not answer in time: refuse, and undo whatever it may have done."""
+        """The issuer did not answer in time: refuse and undo a hold, send again what is owed."""
         operation = self._load(reference)
-        if operation is None or operation.state != ENVIADA:
+        if operation is None:
             return
-        origin, request = self._waiting.pop(reference, (None, 0))
-        self._release_own(step, operation)
+        if kind == "owed" and operation.owed:
+            self._pay(step, operation)
+            self._store(operation)
+        elif kind == "hold" and operation.state == ENVIADA:
+            self._time_out(step, operation)
+            self._store(operation)
+            self._tell_waiting(step, operation)
+
+    def _time_out(self, step: Step, operation: SicoopOperation) -> None:
+        """No answer: the network gets a decline, and the issuer a release in any case."""
         operation.code, operation.key = "91", "EMISOR_NO_DISPONIBLE"
+        operation.reason = "timeout"
         self._move(operation, "timed_out", step)
-        self._release_issuer(step, operation, "timeout")
-        self._store(operation)
-        if origin is not None:
-            step.reply(origin, _answer(operation, request))
+        self._release_own(step, operation)
+        if operation.operation:
+            self._owe(step, operation, "release")
+
+    def _wait(self, reference: str, origin: Origin | None, request: int) -> None:
+        self._waiting.setdefault(reference, []).append((origin, request))
+
+    def _tell_waiting(self, step: Step, operation: SicoopOperation, what: str = "hold") -> None:
+        """Answer everybody who asked for this operation; the first asker is no duplicate."""
+        waiting = self._waiting.pop(operation.reference, ())
+        for position, (origin, request) in enumerate(waiting):
+            if what == "hold":
+                answer = _answer(operation, request, duplicate=position > 0)
+            else:
+                key = "APROBADA" if operation.annulled else "NO_ANULABLE"
+                answer = NetworkAnswer(request, CODES[key].code, operation.reference, key)
+            if origin is not None:
+                step.reply(origin, answer)
+            elif self._near is not None:
+                self._near(step, operation.reference, answer, what)
 
     def _decide(
         self, step: Step, operation: SicoopOperation, request: int, answer: IssuerAnswer
@@ -404,37 +505,68 @@ class Sicoop:
         operation = self._load(m.reference)
         if operation is None:
             return _plain(m, "ORIGINAL_NO_ENCONTRADO")
-        if operation.state in (CONFIRMADA, CAPTURADA):
+        if operation.state in _SETTLED:
             return _answer(operation, m.id, duplicate=True)
+        if operation.annulled:  # the annulment has overtaken it: there is nothing left to capture
+            return _plain(m, "APROBADA", duplicate=True)
         if operation.state == CONFLICTO:
             return _plain(m, "CONFLICTO")
         if operation.state != RESPONDIDA:
             return self._contradiction(step, operation, m, "confirm")
         self._move(operation, "confirmed", step)
         self._capture_own(step, operation)
-        self._ask_capture(step, operation)
+        if operation.owed != "annul":
+            self._owe(step, operation, "capture")
         self._store(operation)
         return _answer(operation, m.id)
 
-    def _ask_capture(self, step: Step, operation: SicoopOperation) -> None:
-        answer = self._issuer.ask(
-            step,
-            IssuerCapture(
-                operation.network, operation.operation, operation.kind, operation.amount
-            ),
-        )
-        operation.owed = "capture"
-        if answer is not None:
-            self._captured(step, operation, answer)
+    # ---- what is owed to the issuer: sent again until it has answered
 
-    def _captured(
-        self, step: Step, operation: SicoopOperation, answer: IssuerAnswer | HolderAnswer
-    ) -> None:
-        operation.owed = ""
-        if answer.code == "00":
-            self._move(operation, "captured", step)
+    def _owe(self, step: Step, operation: SicoopOperation, what: str) -> None:
+        operation.owed, operation.attempts = what, 0
+        self._pay(step, operation)
+
+    def _pay(self, step: Step, operation: SicoopOperation) -> None:
+        answer = self._issuer.ask(step, _debt(operation))
+        if answer is None:
+            self._again(step, operation)
         else:
-            step.alarm("capture_refused", operation.operation, answer.code)
+            assert isinstance(answer, IssuerAnswer)
+            self._paid(step, operation, answer)
+
+    def _again(self, step: Step, operation: SicoopOperation) -> None:
+        operation.attempts += 1
+        if is_stuck(operation.attempts):
+            step.alarm("owed_stuck", operation.reference, operation.owed)
+        step.arm("sicoop", "owed", operation.reference, retry_after_s(operation.attempts))
+
+    def _paid(self, step: Step, operation: SicoopOperation, answer: IssuerAnswer) -> None:
+        """Take the issuer's answer to what is owed."""
+        if answer.code in _AGAIN:
+            self._again(step, operation)
+            return
+        if operation.attempts:
+            step.disarm("sicoop", "owed", operation.reference)
+        what, operation.owed = operation.owed, ""
+        match what:
+            case "capture" if answer.code == "00":
+                self._move(operation, "captured", step)
+            case "annul":
+                self._annul_decided(step, operation, answer)
+            case "release":
+                if operation.state == REVERSANDO:
+                    self._move(operation, "released", step)
+                if answer.code not in _RELEASED:
+                    step.alarm("release_refused", operation.operation, answer.code)
+            case _:
+                step.alarm("capture_refused", operation.operation, answer.code)
+
+    def _undo(self, step: Step, operation: SicoopOperation, reason: str) -> None:
+        """Reverse a hold: our own book at once, the issuer's as soon as it can be told."""
+        operation.reason = reason
+        self._move(operation, "reversed", step)
+        self._release_own(step, operation)
+        self._owe(step, operation, "release")
 
     def _reverse(self, step: Step, m: Reverse) -> NetworkAnswer:
         operation = self._load(m.reference)
@@ -443,49 +575,68 @@ class Sicoop:
         if operation.amount != m.amount:
             step.alarm("reversal_amount_differs", m.reference)
             return _plain(m, "DUPLICADO_DISTINTO")
-        if operation.state in (CONFIRMADA, CAPTURADA):
+        if operation.state in _SETTLED:
             return self._contradiction(step, operation, m, "reverse")
         if operation.state == CONFLICTO:
             return _plain(m, "CONFLICTO")
         if operation.state in _SHUT:
             return _plain(m, "YA_REVERSADA")
-        self._waiting.pop(m.reference, None)
-        operation.reason = m.reason
-        self._move(operation, "reversed", step)
-        self._release_own(step, operation)
-        self._release_issuer(step, operation, m.reason)
-        self._move(operation, "released", step)
+        if operation.state == ENVIADA:
+            step.disarm("sicoop", "hold", m.reference)
+            self._waiting.pop(m.reference, None)  # the original's answer is suppressed
+        self._undo(step, operation, m.reason)
         self._store(operation)
         return _plain(m, "APROBADA")
 
-    def _annul(self, step: Step, m: AnnulRegistered) -> NetworkAnswer:
+    def _annul(
+        self, step: Step, m: AnnulRegistered, origin: Origin | None
+    ) -> NetworkAnswer | None:
         operation = self._load(m.reference)
         if operation is None:
             step.audit(m.reference[:4], "annul", m.reference, "25", "unknown", True)
             return _plain(m, "ORIGINAL_NO_ENCONTRADO")
         if operation.annulled:
             return _plain(m, "APROBADA", duplicate=True)
+        if operation.owed != "annul":
+            refusal = self._annul_refusal(step, operation, m)
+            if refusal:
+                step.audit(m.supervisor, "annul", m.reference, CODES[refusal].code, refusal)
+                return _plain(m, refusal)
+            self._owe(step, operation, "annul")
+            self._store(operation)
+        if operation.owed == "annul":
+            self._wait(m.reference, origin, m.id)
+            return None
+        return _plain(m, "APROBADA" if operation.annulled else "NO_ANULABLE")
+
+    def _annul_refusal(self, step: Step, operation: SicoopOperation, m: AnnulRegistered) -> str:
+        """Key of the reason why this operation cannot be annulled any more, or ''."""
         if operation.amount != m.amount:
-            return _plain(m, "NO_ANULABLE")
-        if operation.business_date != self._calendar.business(step.now_ns).iso:
-            return _plain(m, "FUERA_DE_PLAZO")
-        if operation.state not in (RESPONDIDA, CONFIRMADA, CAPTURADA):
-            return _plain(m, "NO_ANULABLE")
-        answer = self._issuer.ask(
-            step,
-            IssuerRelease(
-                operation.network, operation.operation, operation.kind, operation.amount,
-                "annulment",
-            ),
-        )  # fmt: skip
-        assert answer is not None, "an annulment of an issuer elsewhere is not yet routed"
-        if answer.code not in ("00", "21"):
-            return _plain(m, "NO_ANULABLE")
-        self._compensate_own(step, operation)
-        operation.annulled = True
-        self._move(operation, "annulled", step)
-        self._store(operation)
-        return _plain(m, "APROBADA")
+            return "NO_ANULABLE"
+        if operation.state == CONFLICTO:
+            return "CONFLICTO"
+        if operation.state not in (RESPONDIDA, CONFIRMADA, CAPTURADA, CONCILIADA):
+            return "NO_ANULABLE"
+        in_time = may_be_annulled(
+            self._calendar, self._config, operation.business_date, step.now_ns
+        )
+        if operation.state == CONCILIADA or not in_time:
+            return "FUERA_DE_PLAZO"
+        return ""
+
+    def _annul_decided(
+        self, step: Step, operation: SicoopOperation, answer: IssuerAnswer
+    ) -> None:
+        """The issuer has undone it, or cannot: then it stays as it was, and people must settle it."""
+        if answer.code in ("00", "21"):
+            self._compensate_own(step, operation)
+            operation.annulled = True
+            self._move(operation, "annulled", step)
+        else:
+            step.alarm("dispute", operation.reference, f"annulment refused with {answer.code}")
+            if operation.state == CONFIRMADA:
+                self._owe(step, operation, "capture")
+        self._tell_waiting(step, operation, "annul")
 
     def _contradiction(
         self, step: Step, operation: SicoopOperation, m: Confirm | Reverse, what: str
@@ -551,6 +702,7 @@ class Sicoop:
             account,
             credit_limit=network.net_debit_cap,
             max_balance=network.payable_cap or NO_LIMIT,
+            profile=self._limits.profile("network"),
         )
         results = self._ledger.apply(batch, now_ns)
         assert all(r == Result.DONE for r in results), f"caps refused: {results}"
@@ -587,35 +739,39 @@ class Sicoop:
         self._apply(step, "release")
 
     def _compensate_own(self, step: Step, operation: SicoopOperation) -> None:
+        """Undo in our own book. What comes back from a network is owed, whatever its cap."""
         batch = self._batch
         batch.clear()
-        batch.annul(_hold_id(operation.operation))
-        if operation.state != RESPONDIDA:
-            self._commission(batch, step, operation, back=True)
+        commission = operation.commission if operation.state != RESPONDIDA else 0
+        missing, cap = 0, 0
+        if operation.kind == "cash_out" and operation.state != RESPONDIDA:
+            net = self.net_account(operation.network, operation.currency, step.now_ns)
+            balance = self._ledger.balance(net)
+            assert balance is not None, "the position of a network that has operations"
+            cap = balance.credit_limit
+            missing = operation.amount + commission - balance.available
+        if missing > 0:
+            batch.set_limits(net, credit_limit=cap + missing, linked=True)
+        batch.annul(_hold_id(operation.operation), linked=missing > 0 or commission > 0)
+        if commission:
+            self._commission(batch, step, operation, back=True, linked=missing > 0)
+        if missing > 0:
+            batch.set_limits(net, credit_limit=cap)
         self._apply(step, "annulment")
 
     def _commission(
-        self, batch: Batch, step: Step, operation: SicoopOperation, back: bool = False
-    ) -> None:
+        self, batch: Batch, step: Step, operation: SicoopOperation, back: bool = False,
+        linked: bool = False,
+    ) -> None:  # fmt: skip
         if operation.commission:
             issuer = self._issuer_account(operation.currency, step.now_ns)
             net = self.net_account(operation.network, operation.currency, step.now_ns)
             debit, credit = (net, issuer) if back else (issuer, net)
-            # What comes back from a network is owed, whatever its cap.
-            batch.transfer(debit, credit, operation.commission, forced=back)
+            batch.transfer(debit, credit, operation.commission, linked=linked)
 
     def _apply(self, step: Step, what: str) -> None:
         results = self._ledger.apply(self._batch, step.now_ns)
         assert all(r == Result.DONE for r in results), f"{what} refused by our own book: {results}"
-
-    def _release_issuer(self, step: Step, operation: SicoopOperation, reason: str) -> None:
-        answer = self._issuer.ask(
-            step,
-            IssuerRelease(
-                operation.network, operation.operation, operation.kind, operation.amount, reason
-            ),
-        )
-        operation.owed = "release" if answer is None else ""
 
     # ---- pieces
 
@@ -651,7 +807,10 @@ def _is_open(operation: SicoopOperation) -> bool:
 
 
 def _subjects(operation: SicoopOperation, m: Hold) -> tuple[tuple[str, str, str], ...]:
-    """Whom limits and thresholds count here: (scope, id, tier). Cards and persons are ceibo's."""
+    """Whom limits and thresholds count here: (scope, id, tier), four at most.
+
+    Cards and persons are ceibo's; a network is counted on its position account.
+    """
     depositor = ""
     if m.kind == "deposit":
         own = f"{m.document_type}{m.document}" if isinstance(m.document, str) else f"TEL{m.phone}"
@@ -660,7 +819,6 @@ def _subjects(operation: SicoopOperation, m: Hold) -> tuple[tuple[str, str, str]
         ("terminal", operation.terminal, ""),
         ("cashier", operation.network + operation.cashier, ""),
         ("branch", operation.network + operation.branch, ""),
-        ("network", operation.network, ""),
         ("depositor", depositor, ""),
     )
 
@@ -677,6 +835,15 @@ def _answer(operation: SicoopOperation, request: int, duplicate: bool = False) -
         operation.authorization, operation.business_date, operation.fee, operation.commission,
         duplicate, operation.name,
     )  # fmt: skip
+
+
+def _debt(operation: SicoopOperation) -> IssuerCapture | IssuerRelease:
+    """The message by which the issuer is asked for what `owed` names."""
+    o = operation
+    if o.owed == "capture":
+        return IssuerCapture(o.network, o.operation, o.kind, o.amount)
+    reason = "annulment" if o.owed == "annul" else o.reason
+    return IssuerRelease(o.network, o.operation, o.kind, o.amount, reason)
 
 
 def _plain(

@@ -54,6 +54,7 @@ SICOOP: Moves = MappingProxyType(
         (NOTHING, "reversed"): TUMBA,
         (RECIBIDA, "sent"): ENVIADA,
         (RECIBIDA, "declined"): RECHAZADA,
+        (RECIBIDA, "timed_out"): VENCIDA,
         (ENVIADA, "approved"): RESERVADA,
         (ENVIADA, "declined"): RECHAZADA,
         (ENVIADA, "timed_out"): VENCIDA,
@@ -73,6 +74,7 @@ SICOOP: Moves = MappingProxyType(
         # Contradictions between confirm and reverse: nothing moves until people decide.
         (CONFIRMADA, "contradicted"): CONFLICTO,
         (CAPTURADA, "contradicted"): CONFLICTO,
+        (CONCILIADA, "contradicted"): CONFLICTO,
         (REVERSANDO, "contradicted"): CONFLICTO,
         (REVERSADA, "contradicted"): CONFLICTO,
         (RECHAZADA, "contradicted"): CONFLICTO,

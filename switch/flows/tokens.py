@@ -12,11 +12,12 @@ from hashlib import blake2b
 
 from msgspec import Struct
 
-from core_ext import Batch, Ledger, Records
+from core_ext import Batch, Ledger, Records, Result
 from core_ext._mac import SeedVault
 from switch.config import Tokens
 from switch.flows import operations as ops
-from switch.flows.registry import Card, Person
+from switch.flows.operations import Voucher
+from switch.flows.registry import Card
 
 OCRA_SUITE = "OCRA-1:HOTP-SHA256-8:QN10-T1M"
 
@@ -28,6 +29,7 @@ class Proof(Struct, frozen=True, gc=False):
 
     `refusal` is "" or the key of the response-code table; `counted` says that it is a wrong try.
     `step` is the time step to be consumed, 0 for vouchers; `voucher` the key of the voucher.
+    `internal` is the exact reason of a refused voucher, which the till is not told.
     """
 
     card: Card | None
@@ -35,12 +37,32 @@ class Proof(Struct, frozen=True, gc=False):
     counted: bool = False
     step: int = 0
     voucher: bytes = b""
+    internal: str = ""
+
+
+class Missed(Struct, frozen=True, gc=False):
+    """What counting a wrong code has led to.
+
+    Fields:
+        shut: nothing is left that the person could use: the answer is a lock-out already.
+        locked: cards that this try has locked.
+        desk: the terminal or the cashier is locked by it.
+        network: the network's count has reached the alarm.
+    """
+
+    shut: bool
+    locked: list[str]
+    desk: bool
+    network: bool
 
 
 class Locks(Struct, frozen=True, gc=False):
-    """The keys under which tries of one request are counted in the ledger."""
+    """The keys under which tries of one request are counted in the ledger.
 
-    identities: tuple[bytes, ...]
+    `identities` maps the key to the card it stands for, to "" for an identifier nobody has.
+    """
+
+    identities: dict[bytes, str]
     terminal: bytes
     cashier: bytes
     network: bytes
@@ -65,9 +87,9 @@ class TokenDesk:
     ) -> Locks:
         """Keys for the cards meant, or for the identifier where nobody is known by it."""
         if cards:
-            identities = tuple(lock_key("card", c.id) for c in cards)
+            identities = {lock_key("card", c.id): c.id for c in cards}
         else:
-            identities = (self._blind("nobody", identifier),)
+            identities = {self._blind("nobody", identifier): ""}
         return Locks(
             identities,
             lock_key("terminal", terminal),
@@ -89,9 +111,9 @@ class TokenDesk:
         ]
         hits: list[tuple[Card, int]] = []
         used = expired = False
-        for mode, group in self._by_mode(open_cards, amount):
+        for mode, group, pad_to in self._by_mode(open_cards, amount):
             for card, (verdict, step) in zip(
-                group, self._match(mode, group, kind, amount, code, now_s), strict=False
+                group, self._match(mode, group, kind, amount, code, now_s, pad_to), strict=False
             ):
                 if verdict == IN_WINDOW:
                     last = self._ledger.last_step(lock_key("card", card.id))
@@ -122,15 +144,16 @@ class TokenDesk:
             batch.accept_step(key, proof.step)
         batch.clear_attempts(key)
 
-    def miss(self, locks: Locks, now_ns: int) -> tuple[bool, bool, bool]:
-        """Count a wrong code. Returns (a card was locked by it, terminal or cashier was, alarm)."""
+    def miss(self, locks: Locks, now_ns: int) -> Missed:
+        """Count a wrong code, for every card of the person that is not locked already."""
         c = self._config
         batch = Batch()
-        for key in locks.identities:
+        now_s = now_ns // 1_000_000_000
+        counted = [key for key in locks.identities if self._ledger.locked_until(key) <= now_s]
+        for key in counted:
             batch.attempt(
                 key, limit=c.attempts_card, window_s=0, lock_s=c.lock_s, row_limit=c.row_max
             )
-        cards = len(batch)
         for key, limit in ((locks.terminal, c.attempts_terminal), (locks.cashier, c.attempts_cashier)):
             batch.attempt(
                 key, limit=limit, window_s=c.attempts_window_s, lock_s=c.lock_s, row_limit=0
@@ -140,25 +163,44 @@ class TokenDesk:
             locks.network, limit=c.attempts_network_alarm, window_s=c.attempts_window_s, lock_s=0,
             row_limit=0,
         )
-        done = [result == 0 for result in self._ledger.apply(batch, now_ns)]
-        return not all(done[:cards]), not all(done[cards:-1]), not done[-1]
+        *persons, terminal, cashier, network = (
+            Result(r) != Result.DONE for r in self._ledger.apply(batch, now_ns)
+        )
+        return Missed(
+            all(persons),
+            [locks.identities[key] for key, shut in zip(counted, persons, strict=True) if shut],
+            terminal or cashier,
+            network,
+        )
 
     def voucher_key(self, card: str, code: str) -> bytes:
         """HMAC under which a voucher is stored; the code itself is stored nowhere."""
         return hmac.digest(self._vale_key, f"VALE1|{card}|{code}".encode(), "sha256")
 
-    def _by_mode(self, cards: list[Card], amount: int) -> list[tuple[str, list[Card]]]:
+    def _by_mode(self, cards: list[Card], amount: int) -> list[tuple[str, list[Card], int]]:
+        """Cards by how their codes are made, and how many seeds each group is padded to.
+
+        Together the groups try `max_cards` seeds on a miss, whoever it is: the last one is padded
+        by what the others left.
+        """
         above = self._config.ocra_above
         groups: dict[str, list[Card]] = {}
         for card in cards:
-            mode = "ocra" if card.mode == "totp" and 0 < above <= amount else card.mode
+            mode = "ocra" if card.mode == "totp" and 0 < above < amount else card.mode
             if mode != "vale":
                 groups.setdefault(mode, []).append(card)
-        return list(groups.items()) or [(self._config.mode, [])]
+        if not groups:  # nobody, or vouchers only: the seeds of a usual card are tried
+            bound = self._config.mode == "ocra" or 0 < above < amount
+            groups["ocra" if bound else "totp"] = []
+        *first, (mode, group) = groups.items()
+        taken = sum(len(others) for _, others in first)
+        last = (mode, group, max(self._config.max_cards - taken, len(group)))
+        return [*((name, others, len(others)) for name, others in first), last]
 
     def _match(
-        self, mode: str, cards: list[Card], kind: str, amount: int, code: str, now_s: int
-    ) -> list[tuple[int, int]]:
+        self, mode: str, cards: list[Card], kind: str, amount: int, code: str, now_s: int,
+        pad_to: int,
+    ) -> list[tuple[int, int]]:  # fmt: skip
         c = self._config
         ocra = mode == "ocra"
         return self._vault.match(
@@ -175,7 +217,7 @@ class TokenDesk:
             back=c.back,
             forward=c.forward,
             probe=c.probe,
-            pad_to=c.max_cards,
+            pad_to=pad_to,
         )
 
     def _voucher(
@@ -187,13 +229,9 @@ class TokenDesk:
             if found is None:
                 continue
             voucher = ops.decode_voucher(found)
-            if voucher.state == "redeemed":
-                return Proof(None, "CODIGO_USADO")
-            if voucher.state != "active" or voucher.expires_ns <= now_s * 1_000_000_000:
-                return Proof(None, "CODIGO_VENCIDO")
-            fits = amount == voucher.amount if voucher.exact else amount <= voucher.amount
-            if not fits or kind not in voucher.channels:
-                return Proof(None, "CODIGO", counted=True)
+            refusal, why = _voucher_refusal(voucher, kind, amount, now_s * 1_000_000_000)
+            if refusal:
+                return Proof(None, refusal, counted=refusal == "CODIGO", internal=why)
             return Proof(card, voucher=key)
         return None
 
@@ -204,6 +242,25 @@ class TokenDesk:
 
 
 @lru_cache(maxsize=65_536)
+def _voucher_refusal(voucher: Voucher, kind: str, amount: int, now_ns: int) -> tuple[str, str]:
+    """Key of the refusal and the exact reason; ("", "") for a good one.
+
+    Another amount or kind than the voucher is for counts as a wrong code: what it is for must not
+    be found out by trying.
+    """
+    if voucher.state == "redeemed":
+        return "CODIGO_USADO", "voucher_redeemed"
+    if voucher.state == "cancelled":
+        return "CODIGO_VENCIDO", "voucher_cancelled"
+    if voucher.expires_ns <= now_ns:
+        return "CODIGO_VENCIDO", "voucher_expired"
+    if kind not in voucher.channels:
+        return "CODIGO", "voucher_channel"
+    if amount != voucher.amount if voucher.exact else amount > voucher.amount:
+        return "CODIGO", "voucher_amount"
+    return "", ""
+
+
 def lock_key(purpose: str, name: str) -> bytes:
     """The 16-byte ledger key of tries and steps of one card, terminal, cashier or network."""
     return blake2b(name.encode(), digest_size=16, person=purpose.encode()).digest()
@@ -214,10 +271,8 @@ def ocra_question(kind: str, amount: int) -> str:
     return f"{1 if kind == 'cash_out' else 2}{amount:09d}"
 
 
-def person_cards(person: Person | None, cards: list[Card | None], kind: str) -> list[Card]:
-    """The cards a code is tried on: active ones, or all where none is (so that a right code on a
-    blocked card is refused as blocked, and a wrong one as wrong)."""
-    if person is None:
-        return []
+def person_cards(cards: list[Card | None]) -> list[Card]:
+    """The cards of a person that a request can mean: active ones, or all where none is (so that a
+    right code on a blocked card is refused as blocked, and a wrong one as wrong)."""
     known = [c for c in cards if c is not None]
     return [c for c in known if c.state == "active"] or known

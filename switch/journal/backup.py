@@ -147,7 +147,7 @@ def read_manifest(source: Path) -> Manifest:
     for file in manifest.files:
         # A manifest may come from anywhere: it must not name files outside its directory.
         parts = file.name.split("/")
-        expected = len(parts) == 2 and parts[0] == JOURNAL or len(parts) == 1
+        expected = (len(parts) == 2 and parts[0] == JOURNAL) or len(parts) == 1
         if not expected or not all(p and not p.startswith(".") and "\0" not in p for p in parts):
             raise BackupError(f"{source / MANIFEST} names a file that is none of a backup")
     return manifest

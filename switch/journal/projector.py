@@ -188,8 +188,23 @@ class Projector:
         self._rows["notices"][identity] = (identity, n.at_ns, n.card, n.what, n.branch, 0)
 
 
+def projected_seq(directory: Path) -> int:
+    """Last record the read model of a data directory has taken in; 0 where there is none."""
+    path = directory / FILE_NAME
+    if not path.exists():
+        return 0
+    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        row = db.execute("SELECT seq FROM progress").fetchone()
+    except sqlite3.OperationalError:
+        return 0  # not made yet
+    finally:
+        db.close()
+    return 0 if row is None else int(row[0])
+
+
 def _register_row(o: RedOperation) -> tuple[Any, ...]:
-    document = f"{o.document[0]} {norms.mask_identity(o.document)}"
+    document = norms.mask_identity(o.document)
     return (
         o.reference, o.operation, o.kind, o.network, o.terminal, o.branch, o.cashier, o.trace,
         o.amount, o.currency, document, o.state, o.code, o.key, o.authorization, o.business_date,

@@ -43,6 +43,11 @@ def files(directory: Path) -> list[Path]:
     return sorted(directory.glob("snapshot-*.trn"), reverse=True)
 
 
+def sequence(path: Path) -> int:
+    """The journal sequence a snapshot file stands at, from its name."""
+    return int(path.stem.partition("-")[2])
+
+
 def write(directory: Path, position: Position, ledger: Ledger, records: Records) -> Path:
     """Write a snapshot of state at a journal position; returns its path once it is durable."""
     header = Header(

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from core_ext import Journal, Ledger, Reader, Records
-from core_ext._journal import Position
+from core_ext._journal import Position, prune, segment_first_seq, segment_numbers
 from switch.config import Config
 from switch.flows.step import DIGEST_RECORD
 from switch.journal import snapshot
@@ -136,8 +136,8 @@ class Store(State):
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.recover()
-            fresh = self.position.seq == 0
-            self.journal.start(None if fresh else self.position)
+            # Also at record 0: a first start that was killed leaves segments without a group.
+            self.journal.start(self.position)
         except BaseException:
             self._unlock()
             raise
@@ -194,3 +194,19 @@ def make_snapshot(config: Config, directory: Path) -> Path:
     state = State(config, directory)
     state.recover(live=True)
     return snapshot.write(directory, state.position, state.ledger, state.records)
+
+
+def prune_segments(config: Config, directory: Path, needed_seq: int) -> int:
+    """Delete segments that nobody needs any more; returns how many went.
+
+    Kept are all from the older snapshot on, those with records from `needed_seq` on (what a
+    follower has yet to read), and `segments_kept` more.
+    """
+    generations = snapshot.files(directory)
+    if len(generations) < snapshot.GENERATIONS:
+        return 0
+    journal = str(directory / "journal")
+    needed = min(needed_seq, *(snapshot.sequence(path) for path in generations))
+    spare = [n for n in segment_numbers(journal) if segment_first_seq(journal, n) <= needed]
+    kept = spare[-config.journal.segments_kept - 1 :]
+    return prune(journal, segment_first_seq(journal, kept[0])) if kept else 0

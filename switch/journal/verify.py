@@ -55,19 +55,19 @@ _POSTED = (CONFIRMADA, CAPTURADA, CONCILIADA)
 _UNPOSTED = (ABSENT, RECHAZADA, VENCIDA, REVERSADA, TUMBA)
 
 # State of red's operation -> states that sicoop and ceibo may be in once nothing is owed any more.
-_AT_SICOOP = {
+_AT_SICOOP: dict[str, tuple[str, ...]] = {
     REGISTRADA: (*_POSTED, CONFLICTO),
     ENTREGADA: (*_POSTED, CONFLICTO),
     ANULADA: (REVERSADA,),
 }
-_AT_CEIBO = {
+_AT_CEIBO: dict[str, tuple[str, ...]] = {
     REGISTRADA: (CAPTURADA,),
     ENTREGADA: (CAPTURADA,),
     ANULADA: (LIBERADA, CAPTURADA),
 }
 
 # State of a role's operation -> what its hold in the ledger may be; "" stands for no hold.
-_OWN_HOLD = {
+_OWN_HOLD: dict[str, tuple[str, ...]] = {
     ENVIADA: ("open",),
     RESERVADA: ("open",),
     RESPONDIDA: ("open",),
@@ -79,7 +79,7 @@ _OWN_HOLD = {
     REVERSANDO: ("released",),
     REVERSADA: ("released", "annulled"),
 }
-_CEIBO_HOLD = {
+_CEIBO_HOLD: dict[str, tuple[str, ...]] = {
     ACTIVA: ("open",),
     CAPTURADA: ("captured",),
     LIBERADA: ("released",),
@@ -132,13 +132,11 @@ def verify(config: Config, directory: Path) -> Report:
     """Check a data directory, of a stopped node or of a running one. Never raises for damage."""
     report = Report()
     state = State(config, directory)
-    began = time.perf_counter()
     try:
         _replay(state, report)
     except (Corruption, snapshot.SnapshotError, StateError, ValueError) as error:
         notes = getattr(error, "__notes__", [])
         report.problem("journal: " + " ".join([str(error), *notes]))
-    report.seconds = round(time.perf_counter() - began, 6)
     report.records_per_s = int(report.records / report.seconds) if report.seconds else 0
     report.digests_checked = state.digests_checked
     _check_ledger(state.ledger, report)
@@ -169,13 +167,13 @@ def _replay(state: State, report: Report) -> None:
     try:
         for path, header in headers:
             if start is None or header.seq > start.seq:
-                report.records += state.follow(reader, header.seq)
+                _follow(state, reader, header.seq, report)
                 _compare(state, path, header, report)
-        report.records += state.follow(reader, SEQ_MAX)
-        report.records += _reach_end(state, reader)
-        report.last_seq = state.position.seq
+        _follow(state, reader, SEQ_MAX, report)
+        _reach_end(state, reader, report)
         report.torn = reader.torn or ""
     finally:
+        report.last_seq = reader.position.seq
         reader.close()
 
 
@@ -203,20 +201,24 @@ def _compare(state: State, path: Path, header: snapshot.Header, report: Report) 
         report.problem(f"{path.name}: its state differs from replay at record {header.seq}")
 
 
-def _reach_end(state: State, reader: Reader) -> int:
+def _follow(state: State, reader: Reader, upto_seq: int, report: Report) -> int:
+    began = time.perf_counter()
+    count = state.follow(reader, upto_seq)
+    report.seconds = round(report.seconds + time.perf_counter() - began, 6)
+    report.records += count
+    return count
+
+
+def _reach_end(state: State, reader: Reader, report: Report) -> None:
     """Make sure that nothing good lies beyond the end, unless a node has just written it."""
-    count = 0
     for _ in range(END_TRIES):
         try:
             reader.verify_end()
         except Corruption:
-            more = state.follow(reader, SEQ_MAX)
-            if not more:
+            if not _follow(state, reader, SEQ_MAX, report):
                 raise
-            count += more
         else:
-            return count
-    return count
+            return
 
 
 def _check_ledger(ledger: Ledger, report: Report) -> None:

@@ -10,7 +10,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-import structlog
 import trio
 
 from protocols.messages import SignOff
@@ -18,8 +17,9 @@ from protocols.session import Acceptor, BadRequest, PeerKey, SignOnGuard, Vocabu
 from switch.clock import iso_ms
 from switch.net.peer import Peer
 from switch.node import Node
+from switch.ops.logs import RateLimit, logger
 
-log = structlog.get_logger("troncal")
+log = logger("net")
 
 Handle = Callable[[Any, Peer, Any], None]
 """(step, peer, message): give one request to its flow."""
@@ -58,6 +58,8 @@ class Driver:
         self.peers: dict[Peer, None] = {}
         self.accepted = 0
         self.refused = 0
+        self.sign_ons_refused = 0
+        self._log_limit = RateLimit()
 
     async def serve(self, stream: trio.abc.Stream) -> None:
         """Serve one connection to its end. Never raises for anything a peer does."""
@@ -78,7 +80,7 @@ class Driver:
             self._forget(peer)
             with trio.CancelScope(shield=True), trio.move_on_after(1):
                 await self._close(stream)
-        log.info("closed", listener=self._name, peer=peer.name, reason=peer.session.closing or "")
+        log.debug("closed", listener=self._name, peer=peer.name, reason=peer.session.closing or "")
 
     async def sweep(self) -> None:
         """Once a second: echo into silence, end what is dead or does not sign on."""
@@ -141,7 +143,13 @@ class Driver:
         self._turn(peer, data, limit)
         if peer.session.refused:
             self._guard.failed(peer.address, peer.session.claimed_peer)
-            log.warning("sign_on_refused", listener=self._name, address=peer.address)
+            self.sign_ons_refused += 1
+            held_back = self._log_limit.admit(peer.address, trio.current_time())
+            if held_back is not None:
+                log.warning(
+                    "sign_on_refused", listener=self._name, address=peer.address,
+                    held_back=held_back,
+                )  # fmt: skip
 
     def _turn(self, peer: Peer, data: bytes, most: int) -> None:
         """Everything of one read: decode, decide, and hold the answers."""

@@ -28,6 +28,11 @@ def add_node_metrics(metrics: Metrics, node: Node, drivers: Mapping[str, Driver]
         "connections_accepted", "Connections accepted by listener.",
         lambda: {(name,): driver.accepted for name, driver in drivers.items()}, ("listener",),
     )  # fmt: skip
+    metrics.add_counter(
+        "sign_ons_refused", "Refused sign-ons by listener.",
+        lambda: {(name,): driver.sign_ons_refused for name, driver in drivers.items()},
+        ("listener",),
+    )  # fmt: skip
     metrics.add_gauge("answers_held", "Answers that wait for durability.", lambda: len(node.gate))
     metrics.add_histogram(
         "decision_to_durable", "From the decision to its durable group.", node.latency

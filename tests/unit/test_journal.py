@@ -228,6 +228,24 @@ def test_one_atomic_group_however_busy_the_flusher(directory):
     assert found[: len(sizes)] == sizes
 
 
+def test_the_flusher_needs_no_gil(directory):
+    """A caller that never lets go of the interpreter still sees its groups become durable."""
+    journal = start(directory, segment_bytes=1 << 20)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    try:
+        for _ in range(50):
+            for payload in payloads(50):
+                journal.append(200, payload)
+            seq = journal.seal()
+            while journal.durable_seq < seq:
+                pass
+    finally:
+        sys.setswitchinterval(interval)
+    journal.close()
+    assert sum(len(group) for group in read(directory)) == 2500
+
+
 def test_arguments(directory):
     for bad in ({"segment_bytes": 5000}, {"segment_bytes": 1 << 14}, {"group_bytes_max": 100}):
         with pytest.raises(ValueError):

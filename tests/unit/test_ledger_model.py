@@ -168,7 +168,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for given, native, plain in zip(
             commands, mine, self.model.apply(commands, self.now), strict=True
         ):
-            assert native == plain, given
+            assert native == plain, (given, native, plain)
 
     @initialize()
     def begin(self) -> None:

@@ -404,8 +404,10 @@ def guesses(draw: st.DrawFn) -> dict[str, Any]:
             {s: otp.hotp(seed, s, digits=digits, algorithm=algorithm) for s in span}
             for seed in seeds
         ]
-    if codes and draw(st.integers(0, 4)):
-        code = draw(st.sampled_from(codes))[draw(st.sampled_from(span))]
+    aimed = draw(st.integers(0, 4)) > 0
+    if codes and aimed:
+        chosen = draw(st.integers(0, len(codes) - 1))
+        code = codes[chosen][draw(st.sampled_from(span))]
     else:
         code = str(draw(st.integers(0, 10**digits - 1))).zfill(digits)
     return {
