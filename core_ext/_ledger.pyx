@@ -532,7 +532,8 @@ cdef class Batch:
     nanoseconds since 1970, days days since 1970-01-01 of the business date. Common arguments:
 
         linked: this command and the NEXT one succeed or fail together; at most 16 in a chain. Holds
-            placed in one chain are captured, released and annulled as one, by the first one's id.
+            placed in one chain are captured, released and annulled as one, by the first one's id
+            (but for a chain that itself closes its first hold again: the next one begins anew).
         key: idempotency key. The first decision under a key is remembered, refusals too, and given
             again as `repeated`; `overloaded` and `journal_full` are no decisions.
         digest: keyed 64-bit digest of the declared body; a repeat with another one answers
@@ -1493,7 +1494,11 @@ cdef class Ledger(Replica):
     cdef bint _charge(
         self, uint32_t ref, int side, int64_t amount, uint32_t count, int32_t day, bint night
     ) noexcept nogil:
-        """Count a hold; True when the account keeps counters, so that it is given back later."""
+        """Count a hold; True when the account is limited, so that it is given back later.
+
+        An increment (count 0) of a counted hold is counted even where the profile is gone since,
+        or more would be given back than was taken.
+        """
         cdef Account* a = self._account(ref)
         cdef uint32_t usage = self._cold(ref).usage
         cdef UsageSide* u
@@ -1501,7 +1506,7 @@ cdef class Ledger(Replica):
         cdef uint64_t base
         cdef int window
         cdef int32_t period
-        if a.profile == 0:
+        if a.profile == 0 and count:
             return False
         u = &self._usage(usage).side[side]
         base = usage_base(&a.id, side)
@@ -1926,7 +1931,7 @@ cdef class Ledger(Replica):
         memcpy(h.meters, c.meters_at, sizeof(h.meters))
         if c.seconds:
             h.expires_ns = saturated_add(now, <int64_t> c.seconds * SECOND_NS)
-        if self._in_chain and self._chain_head:
+        if self._in_chain and self._chain_head and self._hold(self._chain_head).state == OPEN:
             h.head = self._chain_head
             self._log(U_HOLD, self._chain_tail, self._hold(self._chain_tail), sizeof(Hold))
             self._hold(self._chain_tail).next = ref
@@ -2739,8 +2744,14 @@ cdef class Ledger(Replica):
 
     cdef void _remember_refusal(self, Command* c, int64_t now) noexcept nogil:
         """The key may have come twice in one chain, or just have filled the table."""
+        cdef uint8_t result = c.result
+        cdef uint8_t window = c.window
+        cdef uint8_t account = c.account
         if self._answer_by_key(c, now):
             return
+        c.result = c.first = result
+        c.window = window
+        c.account = account
         self._remember(c, now)
         self._encode(c, now)
 
@@ -3766,7 +3777,14 @@ cdef class Ledger(Replica):
 
     cdef bytes _dump_part(self, int section, uint32_t ref, uint32_t count):
         cdef Arena* a = self._arena_of(section)
-        return chunk(section, ref, count, a.base + ref * a.stride, count * a.stride)
+        cdef bytes data = chunk(section, ref, count, a.base + ref * a.stride, count * a.stride)
+        cdef Hold* h
+        cdef uint32_t i
+        if section == S_HOLDS:  # how the heap happens to lie is not state: only who is in it
+            h = <Hold*> (<const char*> data + 12)
+            for i in range(count):
+                h[i].heap_at = h[i].heap_at != 0
+        return data
 
     cdef bytes _dump_head(self):
         cdef Head head

@@ -45,7 +45,16 @@ RequestId = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Instant = Annotated[str, Meta(max_length=40)]
 
 _MASKED = frozenset(
-    ("token", "document", "phone", "declaration", "depositor", "supervisor_code", "cashier_code", "name")
+    (
+        "token",
+        "document",
+        "phone",
+        "declaration",
+        "depositor",
+        "supervisor_code",
+        "cashier_code",
+        "name",
+    )
 )
 
 
@@ -65,7 +74,7 @@ class Message(Struct, frozen=True, gc=False, tag_field="op", omit_defaults=True)
 # ---- terminal to red ---------------------------------------------------------------------------
 
 
-class CashOut(Message, tag="cash_out", kw_only=True):
+class CashOut(Message, frozen=True, tag="cash_out", kw_only=True):
     """The holder takes `amount` out of a card, proved by the one-time code `token`."""
 
     trace: Trace
@@ -80,7 +89,7 @@ class CashOut(Message, tag="cash_out", kw_only=True):
     local_time: Instant | UnsetType = UNSET
 
 
-class Deposit(Message, tag="deposit", kw_only=True):
+class Deposit(Message, frozen=True, tag="deposit", kw_only=True):
     """Cash of `amount` is to be credited to a card of the person named."""
 
     trace: Trace
@@ -97,7 +106,7 @@ class Deposit(Message, tag="deposit", kw_only=True):
     local_time: Instant | UnsetType = UNSET
 
 
-class Holder(Message, tag="holder"):
+class Holder(Message, frozen=True, tag="holder"):
     """Who would receive a deposit: masked name and masked cards."""
 
     trace: Trace | UnsetType = UNSET
@@ -106,7 +115,7 @@ class Holder(Message, tag="holder"):
     phone: Phone | UnsetType = UNSET
 
 
-class Annul(Message, tag="annul"):
+class Annul(Message, frozen=True, tag="annul"):
     """Cashier and supervisor undo the operation with trace `original`."""
 
     trace: Trace
@@ -117,7 +126,7 @@ class Annul(Message, tag="annul"):
     business_date: BusinessDate | UnsetType = UNSET
 
 
-class LastOperation(Message, tag="last_operation"):
+class LastOperation(Message, frozen=True, tag="last_operation"):
     """What the cashier must do now about the operation `original`, or the terminal's newest."""
 
     trace: Trace | UnsetType = UNSET
@@ -125,14 +134,14 @@ class LastOperation(Message, tag="last_operation"):
     kind: Kind = "cash_out"
 
 
-class Delivered(Message, tag="delivered"):
+class Delivered(Message, frozen=True, tag="delivered"):
     """The cash of `original` has changed hands."""
 
     original: Trace
     trace: Trace | UnsetType = UNSET
 
 
-class ShiftOpen(Message, tag="shift_open"):
+class ShiftOpen(Message, frozen=True, tag="shift_open"):
     """A cashier starts work; `cashier_code` is his own one-time code, `float` the cash at start."""
 
     cashier: UpToSixDigits
@@ -141,7 +150,7 @@ class ShiftOpen(Message, tag="shift_open"):
     float: Money | UnsetType = UNSET
 
 
-class ShiftClose(Message, tag="shift_close"):
+class ShiftClose(Message, frozen=True, tag="shift_close"):
     """A cashier ends work with `counted` in the till (arqueo)."""
 
     cashier: UpToSixDigits
@@ -149,13 +158,13 @@ class ShiftClose(Message, tag="shift_close"):
     trace: Trace | UnsetType = UNSET
 
 
-class SignOff(Message, tag="sign_off"):
+class SignOff(Message, frozen=True, tag="sign_off"):
     """The terminal leaves in good order; answered, then closed."""
 
     trace: Trace | UnsetType = UNSET
 
 
-class Answer(Message, tag="answer"):
+class Answer(Message, frozen=True, tag="answer"):
     """What red tells a terminal. `instruction` is the only word that decides about cash."""
 
     code: str
@@ -185,7 +194,7 @@ class CardChoice(Struct, frozen=True, gc=False):
     label: str
 
 
-class HolderAnswer(Message, tag="holder_answer"):
+class HolderAnswer(Message, frozen=True, tag="holder_answer"):
     """Masked holder of `holder`; code 05 where nobody is known."""
 
     code: str
@@ -195,28 +204,28 @@ class HolderAnswer(Message, tag="holder_answer"):
     cards: list[CardChoice] | UnsetType = UNSET
 
 
-class Notice(Message, tag="notice"):
+class Notice(Message, frozen=True, tag="notice"):
     """Unasked information for the cashiers of a terminal."""
 
     text: str
     level: str
 
 
-class Echo(Message, tag="echo"):
+class Echo(Message, frozen=True, tag="echo"):
     """Are you there?"""
 
     trace: Trace | UnsetType = UNSET
     id: RequestId | UnsetType = UNSET
 
 
-class EchoAnswer(Message, tag="echo_answer"):
+class EchoAnswer(Message, frozen=True, tag="echo_answer"):
     """I am."""
 
     trace: Trace | UnsetType = UNSET
     id: RequestId | UnsetType = UNSET
 
 
-class Error(Message, tag="error"):
+class Error(Message, frozen=True, tag="error"):
     """A complaint that belongs to no request; 63 carries no proof and ends the connection."""
 
     code: str
@@ -226,7 +235,7 @@ class Error(Message, tag="error"):
 # ---- red to sicoop -----------------------------------------------------------------------------
 
 
-class Hold(Message, tag="hold", kw_only=True):
+class Hold(Message, frozen=True, tag="hold", kw_only=True):
     """Ask for a hold (pignoración) under the idempotency key `reference`."""
 
     id: RequestId
@@ -246,7 +255,7 @@ class Hold(Message, tag="hold", kw_only=True):
     sent_at: Instant
 
 
-class Confirm(Message, tag="confirm"):
+class Confirm(Message, frozen=True, tag="confirm"):
     """red has registered the operation: capture the hold."""
 
     id: RequestId
@@ -254,7 +263,7 @@ class Confirm(Message, tag="confirm"):
     registered_at: Instant
 
 
-class Reverse(Message, tag="reverse"):
+class Reverse(Message, frozen=True, tag="reverse"):
     """Undo whatever the hold under `reference` may have done; blocks it where it never came."""
 
     id: RequestId
@@ -263,7 +272,7 @@ class Reverse(Message, tag="reverse"):
     reason: Reason
 
 
-class AnnulRegistered(Message, tag="annul"):
+class AnnulRegistered(Message, frozen=True, tag="annul"):
     """Undo a registered operation by human decision."""
 
     id: RequestId
@@ -272,14 +281,14 @@ class AnnulRegistered(Message, tag="annul"):
     supervisor: UpToSixDigits
 
 
-class Status(Message, tag="status"):
+class Status(Message, frozen=True, tag="status"):
     """What do you hold under `reference`?"""
 
     id: RequestId
     reference: Reference
 
 
-class StatusAnswer(Message, tag="status_answer"):
+class StatusAnswer(Message, frozen=True, tag="status_answer"):
     """State of the asked side, and its response code where it has decided."""
 
     id: int
@@ -288,7 +297,7 @@ class StatusAnswer(Message, tag="status_answer"):
     code: str | UnsetType = UNSET
 
 
-class NetworkHolder(Message, tag="holder"):
+class NetworkHolder(Message, frozen=True, tag="holder"):
     """`holder` on the way from red to sicoop."""
 
     id: RequestId
@@ -297,7 +306,7 @@ class NetworkHolder(Message, tag="holder"):
     phone: Phone | UnsetType = UNSET
 
 
-class NetworkAnswer(Message, tag="answer"):
+class NetworkAnswer(Message, frozen=True, tag="answer"):
     """sicoop's answer. `key` tells codes apart that share two digits; `name` is masked."""
 
     id: int
@@ -318,7 +327,7 @@ class NetworkAnswer(Message, tag="answer"):
 # ---- sicoop to ceibo (carried by ISO 8583 where they are apart) ---------------------------------
 
 
-class IssuerHold(Message, tag="issuer_hold"):
+class IssuerHold(Message, frozen=True, tag="issuer_hold"):
     """0100: place a hold. (`network`, `operation`) name it for ever.
 
     `day` counts days of the business date from 1970-01-01.
@@ -341,7 +350,7 @@ class IssuerHold(Message, tag="issuer_hold"):
     depositor: str | UnsetType = UNSET
 
 
-class IssuerCapture(Message, tag="issuer_capture"):
+class IssuerCapture(Message, frozen=True, tag="issuer_capture"):
     """0220: the operation is registered, post the hold."""
 
     network: str
@@ -350,7 +359,7 @@ class IssuerCapture(Message, tag="issuer_capture"):
     amount: int
 
 
-class IssuerRelease(Message, tag="issuer_release"):
+class IssuerRelease(Message, frozen=True, tag="issuer_release"):
     """0420: undo the hold; with reason `annulment` also one that has been captured."""
 
     network: str
@@ -360,7 +369,7 @@ class IssuerRelease(Message, tag="issuer_release"):
     reason: str
 
 
-class IssuerHolder(Message, tag="issuer_holder"):
+class IssuerHolder(Message, frozen=True, tag="issuer_holder"):
     """0600, processing code 330000: the masked holder."""
 
     document_type: str
@@ -368,7 +377,7 @@ class IssuerHolder(Message, tag="issuer_holder"):
     phone: str | UnsetType = UNSET
 
 
-class IssuerAnswer(Message, tag="issuer_answer"):
+class IssuerAnswer(Message, frozen=True, tag="issuer_answer"):
     """ceibo's decision. `key` is the internal key of the response-code table."""
 
     code: str
@@ -381,6 +390,14 @@ class IssuerAnswer(Message, tag="issuer_answer"):
 
 
 TerminalRequest = (
-    CashOut | Deposit | Holder | Annul | LastOperation | Delivered | ShiftOpen | ShiftClose | SignOff
+    CashOut
+    | Deposit
+    | Holder
+    | Annul
+    | LastOperation
+    | Delivered
+    | ShiftOpen
+    | ShiftClose
+    | SignOff
 )
 NetworkRequest = Hold | Confirm | Reverse | AnnulRegistered | Status | NetworkHolder

@@ -25,6 +25,7 @@ from switch.config import Config, parse_address
 from switch.flows.registry import Network, Terminal
 from switch.net.driver import Driver
 from switch.net.peer import Peer
+from switch.net.pump import Pump
 from switch.node import Node
 from switch.ops.health import Health, ops_app
 from switch.ops.keys import MasterKey
@@ -102,6 +103,7 @@ class App:
         async with trio.open_nursery() as lasting:
             lasting.start_soon(self._gate)
             lasting.start_soon(self._settle)
+            lasting.start_soon(self._pump.run)
             lasting.start_soon(self._timers)
             if self._followers:
                 lasting.start_soon(self._projector)
@@ -136,6 +138,7 @@ class App:
     async def _open_listeners(self) -> dict[str, list[Any]]:
         roles = self.config.node.roles
         guard = SignOnGuard(trio.current_time)
+        pump = self._pump = Pump(self.node)
         opened: dict[str, list[Any]] = {}
         if "red" in roles:
             self._drivers["terminals"] = Driver(
@@ -146,6 +149,7 @@ class App:
                 handle=self._terminal_request,
                 sessions_max=1,
                 guard=guard,
+                pump=pump,
             )
             opened["terminals"] = await self._listen("terminals")
         if "sicoop" in roles:
@@ -157,6 +161,7 @@ class App:
                 handle=self._network_request,
                 sessions_max=self.config.session.network_sessions_max,
                 guard=guard,
+                pump=pump,
             )
             opened["sicoop"] = await self._listen("sicoop")
         opened["ops"] = await self._listen("ops")

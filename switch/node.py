@@ -225,7 +225,7 @@ class Node:
         together share a group and each connection gets one write.
         """
         journal = self.store.journal
-        if journal.open_count and not journal.busy:
+        if journal.open_count and self.store.flushed:
             self.store.seal()
             self.counters.add(GROUPS)
         if self.gate:

@@ -12,11 +12,16 @@ from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
-from core_ext import Batch
-
+from core_ext import Batch, Result
+from core_ext._ledger import AUTO_AFTER
 from switch.flows import norms
 from switch.flows import operations as ops
-from switch.flows.ceibo import ACCOUNT_CARD, ACCOUNT_FUNDING, card_account_flags
+from switch.flows.ceibo import (
+    ACCOUNT_CARD,
+    ACCOUNT_CLEARING,
+    ACCOUNT_FUNDING,
+    card_account_flags,
+)
 from switch.flows.ceibo import BOOK as CEIBO_BOOK
 from switch.flows.limit_book import ledger_number
 from switch.flows.norms import FieldError
@@ -175,15 +180,18 @@ class Provisioning:
         self, step: Step, document: str, document_type: str = "CI", phone: str = "", name: str = "",
         balance: int = 0, token_mode: str = "", currency: str = "PYG", tier: str = "",
         default: bool = False, seed: str = "", expires: str = "", label: str = "",
-        kinds: list[str] | None = None,
+        kinds: list[str] | None = None, max_balance: int = 0,
     ) -> Answer:  # fmt: skip
+        """`max_balance` 0: none; deposits that would pass it are declined."""
         kind, number = norms.document(document_type, document)
         tokens = self._node.config.tokens
         mode = token_mode or tokens.mode
         if mode not in ("totp", "ocra", "vale"):
             raise ProvisioningError("token mode is one of totp, ocra, vale")
-        if balance < 0:
-            raise ProvisioningError("balance is 0 or more")
+        if balance < 0 or max_balance < 0:
+            raise ProvisioningError("balance and max_balance are 0 or more")
+        if tier and tier not in self._node.config.business.tiers:
+            raise ProvisioningError(f"tier {tier} is not in business.tiers")
         norms.currency(currency)
         phones = [norms.phone(phone)] if phone else []
         person = self._person(kind, number, name, phones)
@@ -206,7 +214,7 @@ class Provisioning:
             label=label or f"Tarjeta ****{card_id[-4:]}",
             created_ns=step.now_ns,
         )
-        self._open_account(step, card, balance)
+        self._open_account(step, card, balance, max_balance)
         self._registry.put(card)
         person.cards.append(card_id)
         if default:
@@ -276,9 +284,12 @@ class Provisioning:
 
     def card_voucher(
         self, step: Step, card: str, amount: int, seconds: int = 600, maximum: bool = False,
-        channels: list[str] | None = None,
+        channels: list[str] | None = None, hold: bool = False,
     ) -> Answer:  # fmt: skip
-        """Issue a voucher: eight random digits, stored only as their HMAC."""
+        """Issue a voucher: eight random digits, stored only as their HMAC.
+
+        With `hold` its amount is held from now until it is redeemed, cancelled or expired.
+        """
         found = self._card(card)
         if found.mode != "vale":
             raise ProvisioningError(f"{found.id} has no vouchers", "its token mode is not vale")
@@ -290,6 +301,8 @@ class Provisioning:
         voucher = Voucher(
             found.id, amount, not maximum, expires_ns, channels=tuple(channels or ("cash_out",))
         )
+        if hold:
+            voucher.hold = self._hold_voucher(step, found, key, amount, seconds)
         self._node.store.records.put(ops.VOUCHERS, key, ops.encode(voucher), stamp=expires_ns)
         return {"card": found.id, "code": code, "amount": amount, "seconds": seconds}
 
@@ -302,6 +315,10 @@ class Provisioning:
         if voucher.state != "active":
             raise ProvisioningError(f"the voucher is {voucher.state}")
         voucher.state = "cancelled"
+        if voucher.hold:
+            batch = Batch()
+            batch.release(voucher.hold)
+            self._node.store.ledger.apply(batch, step.now_ns)  # it may be gone by its expiry
         self._node.store.records.put(
             ops.VOUCHERS, key, ops.encode(voucher), stamp=voucher.expires_ns
         )
@@ -392,15 +409,37 @@ class Provisioning:
         person.phones += [p for p in phones if p not in person.phones]
         return person
 
-    def _open_account(self, step: Step, card: Card, balance: int) -> None:
+    def _open_account(self, step: Step, card: Card, balance: int, max_balance: int) -> None:
         batch = Batch()
         batch.create_account(
             card.account, ledger=ledger_number(card.currency, CEIBO_BOOK), code=ACCOUNT_CARD,
             flags=card_account_flags(), profile=self._node.limits.profile("card", card.tier),
         )  # fmt: skip
+        if max_balance:
+            batch.set_limits(card.account, max_balance=max_balance)
         expect_done(self._node.store.ledger.apply(batch, step.now_ns), "card account")
         if balance:
             self._fund(step, card, balance)
+
+    def _hold_voucher(
+        self, step: Step, card: Card, key: bytes, amount: int, seconds: int
+    ) -> bytes:
+        """Hold what a voucher may take out, its fee included; ends by itself at its expiry."""
+        node = self._node
+        held = account_id(f"voucher:{key.hex()}")
+        clearing = node.limits.account(
+            f"ceibo:{card.currency}:clearing:sicoop", card.currency, CEIBO_BOOK, ACCOUNT_CLEARING,
+            step.now_ns,
+        )  # fmt: skip
+        batch = Batch()
+        batch.hold(
+            held, card.account, clearing, amount + node.config.fees.cash_out,
+            day=node.calendar.business(step.now_ns).number, policy=AUTO_AFTER,
+            expires_after_s=seconds, metered=False,
+        )  # fmt: skip
+        if node.store.ledger.apply(batch, step.now_ns)[0] != Result.DONE:
+            raise ProvisioningError("the card's balance does not cover the voucher")
+        return held
 
     def _fund(self, step: Step, card: Card, amount: int) -> None:
         funding = self._node.limits.account(

@@ -64,7 +64,7 @@ NonceHex = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{32}\Z")]
 KeyVersion = Annotated[int, Meta(ge=1, le=255)]
 
 
-class SignOn(Message, tag="sign_on", kw_only=True, omit_defaults=False):
+class SignOn(Message, frozen=True, tag="sign_on", kw_only=True, omit_defaults=False):
     """First frame of the side that connected, MACed with K."""
 
     peer: Annotated[str, Meta(pattern=r"^(?:[0-9]{4}|[0-9]{8})\Z")]
@@ -73,7 +73,7 @@ class SignOn(Message, tag="sign_on", kw_only=True, omit_defaults=False):
     version: int
 
 
-class SignOnAnswer(Message, tag="sign_on_answer"):
+class SignOnAnswer(Message, frozen=True, tag="sign_on_answer"):
     """First frame of the side that accepted, MACed with K. `heartbeat` in seconds."""
 
     code: str

@@ -14,6 +14,8 @@ from protocols.messages import (
     Error,
     Message,
     NetworkAnswer,
+    RequestId,
+    Trace,
 )
 from protocols.session.vocabulary import (
     ANSWERS,
@@ -27,8 +29,7 @@ from protocols.session.vocabulary import (
     operations,
 )
 
-_NUMBER_MAX = {"trace": 999_999, "id": 2**63 - 1}
-_NUMBER_MIN = {"trace": 1, "id": 0}
+_NUMBER_TYPES: dict[str, Any] = {"trace": Trace, "id": RequestId}
 _INSTRUCTIONS: dict[type[Message], str] = {CashOut: NO_ENTREGUE, Deposit: NO_RECIBA}
 
 
@@ -59,19 +60,25 @@ def refuse(
         number is readable, an `error` where not, None where answering could start an endless
         exchange (a bad `error` frame; at the initiator everything but a request).
     """
-    head = _head(encoding, payload)
-    if head is None or not isinstance(head.op, str):
-        bad = BadRequest(field="payload" if head is None else "op")
+    head: Head | None = _read(Head, encoding, payload)
+    if head is None:
+        bad = BadRequest(field="payload")
         return bad, Error(code="30", field=bad.field) if side == "acceptor" else None
 
-    number = _number(vocabulary, head)
-    numbers = {vocabulary.correlation: number}
-    message_class = operations(vocabulary, side).get(head.op)
-    if message_class is None:
-        bad = BadRequest(field="op", code="12", **numbers)
+    name = vocabulary.correlation
+    number: int | None = _read(_NUMBER_TYPES[name], encoding, getattr(head, name))
+    trace, id_ = (number, None) if name == "trace" else (None, number)
+    op: str | None = _read(str, encoding, head.op)
+    if op is None:
+        bad = BadRequest(field="op", trace=trace, id=id_)
         return bad, _reply(vocabulary, bad, None, number) if side == "acceptor" else None
 
-    bad = BadRequest(field=field_of(error), op=head.op, **numbers)
+    message_class = operations(vocabulary, side).get(op)
+    if message_class is None:
+        bad = BadRequest(field="op", code="12", trace=trace, id=id_)
+        return bad, _reply(vocabulary, bad, None, number) if side == "acceptor" else None
+
+    bad = BadRequest(field=field_of(error), op=op, trace=trace, id=id_)
     if message_class in vocabulary.requests[side]:
         return bad, _reply(vocabulary, bad, message_class, number)
     if message_class in ANSWERS and side == "acceptor":
@@ -80,20 +87,12 @@ def refuse(
     return bad, None
 
 
-def _head(encoding: Encoding, payload: bytes) -> Head | None:
+def _read(type_: Any, encoding: Encoding, data: Any) -> Any:
+    """`data` decoded as one type, or None where it is missing or not of that type."""
     try:
-        head: Head = decoder_of(Head, encoding)(payload)
+        return decoder_of(type_, encoding)(data)
     except DECODE_ERRORS:
         return None
-    return head
-
-
-def _number(vocabulary: Vocabulary, head: Head) -> int | None:
-    name = vocabulary.correlation
-    number: Any = getattr(head, name)
-    if type(number) is int and _NUMBER_MIN[name] <= number <= _NUMBER_MAX[name]:
-        return number
-    return None
 
 
 def _reply(

@@ -97,11 +97,11 @@ CASH_KINDS: Final = (CashOut, Deposit)
 
 
 class Head(msgspec.Struct, gc=False):
-    """What is still worth reading of a payload that is no good message, each of any type."""
+    """What is still worth reading of a payload that is no good message, each not yet decoded."""
 
-    op: Any = None
-    trace: Any = None
-    id: Any = None
+    op: msgspec.Raw = msgspec.Raw()
+    trace: msgspec.Raw = msgspec.Raw()
+    id: msgspec.Raw = msgspec.Raw()
 
 
 class SignOnHead(msgspec.Struct, gc=False):

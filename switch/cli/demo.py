@@ -46,7 +46,7 @@ from switch import admin
 from switch.cli import setup
 from switch.cli.base import Call, CliError, Command, cell, progress
 from switch.cli.provision import opened
-from switch.config import Config, Tokens
+from switch.config import LISTENERS, Config, Tokens
 from switch.journal import verify as checks
 from switch.ops.keys import from_base32
 from switch.provisioning import Provisioning
@@ -60,10 +60,10 @@ DOCUMENT_FIRST: Final = 1_000_000
 AMOUNT_STEP: Final = 1_000
 AMOUNT_STEPS: Final = (10, 200)  # 10 000 to 200 000 guaranies
 
-RATE_TERMINAL: Final = 50.0
+RATE_TERMINAL: Final = 25.0
 """Operations a second of one terminal: far above a cashier, far below what the switch can do."""
 
-RATE_MAX: Final = 2_000.0
+RATE_MAX: Final = 1_000.0
 """Operations a second of all terminals: they share the machine with the node."""
 
 STEPS_AT_ONCE: Final = 3
@@ -180,9 +180,7 @@ def demo(call: Call, seconds: float, terminals: int, keep: bool) -> None:
 
 def prepare(directory: Path, terminals: int, seconds: float) -> World:
     """Make a node's directory with a network, branches, terminals and cards."""
-    listeners = {
-        f"listen_{n}": "127.0.0.1:0" for n in ("terminals", "sicoop", "ceibo", "http", "ops")
-    }
+    listeners = {f"listen_{name}": "127.0.0.1:0" for name in LISTENERS}
     config = setup.make(directory, node_name="demo", red_company="RED DEMO S.A.", **listeners)
     operations = seconds * min(RATE_TERMINAL * terminals, RATE_MAX)
     uses = min(STEPS_AT_ONCE + int(seconds) // config.tokens.step_s, CARD_USES_MAX)
@@ -208,8 +206,6 @@ async def _provision(config: Config, terminals: int, cards: int, poor: int, uses
         made: list[DemoCard] = []
         balance = AMOUNT_STEP * AMOUNT_STEPS[1] * uses
         for index in range(cards + poor):
-            if index % 500 == 0:
-                node.store.commit()
             document = str(DOCUMENT_FIRST + index)
             step = node.begin()
             answer = desk.call(
@@ -219,6 +215,8 @@ async def _provision(config: Config, terminals: int, cards: int, poor: int, uses
             )  # fmt: skip
             node.end(step)
             made.append(DemoCard(document, from_base32(answer["seed"])))
+            if node.store.journal.open_bytes > node.store.open_bytes_max:
+                node.store.commit()
     receivers = [card.document for card in made[:cards]]
     return World(config, keys, deque(made[:cards]), deque(made[cards:]), receivers)
 
@@ -244,6 +242,8 @@ async def running(config: Config, log: Path) -> AsyncIterator[Running]:
         CliError: it did not start, or did not exit with 0; with the end of its log.
     """
     command = [sys.executable, "-m", "switch", "serve", "-c", str(config.path)]
+    for name in LISTENERS:  # said here as well: the environment may know other addresses
+        command += ["--listen", f"{name}=127.0.0.1:0"]
     # Not the terminal's process group: Ctrl-C is ours to handle.
     with _writing(log) as errors:
         process = await trio.lowlevel.open_process(

@@ -30,7 +30,7 @@ CONNECTIONS: Final = 8
 """Of a bulk command to a running node: that many changes share one durable group."""
 
 BATCH: Final = 500
-"""Commands of a bulk command on a stopped directory between two commits."""
+"""Commands on a stopped directory between two commits, at most."""
 
 Command = tuple[str, dict[str, Any]]
 
@@ -110,19 +110,22 @@ async def _by_itself(
     config: Config, commands: Sequence[Command], progress: Callable[[int], None]
 ) -> list[Any]:
     answers: list[Any] = []
+    told = 0
     async with opened(config) as node:
         provisioning = Provisioning(node)
-        for first in range(0, len(commands), BATCH):
-            batch = commands[first : first + BATCH]
+        for command, values in commands:
             step = node.begin()
-            for command, values in batch:
-                try:
-                    answers.append(provisioning.call(step, command, values))
-                except ProvisioningError as error:
-                    answers.append(Refusal(str(error), error.hint))
+            try:
+                answers.append(provisioning.call(step, command, values))
+            except ProvisioningError as error:
+                answers.append(Refusal(str(error), error.hint))
             node.end(step)
-            node.store.commit()
-            progress(len(batch))
+            full = node.store.journal.open_bytes > node.store.open_bytes_max
+            if full or len(answers) - told == BATCH:
+                node.store.commit()
+                progress(len(answers) - told)
+                told = len(answers)
+    progress(len(answers) - told)
     return answers
 
 

@@ -17,6 +17,7 @@ from switch.journal import projector, queries
 
 FOLLOWER_WAIT_S: Final = 3.0
 FOLLOWER_PAUSE_S: Final = 0.02
+SINCE_NS_MAX: Final = 2**63 - 1
 STATES = tuple(sorted({state for (_, _), state in RED.items()}))
 SHOWN = (
     "received_ns", "reference", "operation", "kind", "cashier", "document", "amount", "currency",
@@ -66,9 +67,9 @@ def _since(_ctx: click.Context, _parameter: click.Parameter, value: str | None) 
         return 0
     spans = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
     if value[-1:] in spans and value[:-1].isdigit():
-        return time.time_ns() - int(value[:-1]) * spans[value[-1]] * 1_000_000_000
+        return max(time.time_ns() - int(value[:-1]) * spans[value[-1]] * 1_000_000_000, 0)
     try:
-        return int(datetime.fromisoformat(value).timestamp()) * 1_000_000_000
+        return min(int(datetime.fromisoformat(value).timestamp()) * 1_000_000_000, SINCE_NS_MAX)
     except (ValueError, OverflowError):
         raise click.BadParameter(f"{value!r} is neither 30m, 2h, 1d nor ISO 8601") from None
 

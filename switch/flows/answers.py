@@ -22,14 +22,17 @@ from protocols.messages import (
     TerminalRequest,
 )
 from switch.flows.operations import RedOperation
-from switch.flows.states import ANULADA, ENTREGADA, INICIADA, REGISTRADA
+from switch.flows.states import ANULADA, ENTREGADA, ERROR, INICIADA, REGISTRADA
 
 _APPROVED_FIELDS = (REGISTRADA, ENTREGADA, ANULADA)
+_CANCELLED = "Operación cancelada."  # the request was still on its way (X014)
 
 
 def instruction(operation: RedOperation, *, later: bool) -> str:
     """What the cashier must do now. `later`: asked again, so cash may have been taken meanwhile."""
     cash_out = operation.kind == "cash_out"
+    if operation.annulment:  # undecided: nothing moves in either direction
+        return NO_ENTREGUE if cash_out else NO_RECIBA
     match operation.state:
         case "INICIADA":
             return ESPERE
@@ -77,30 +80,31 @@ def about(
         answer_fields["fee"] = operation.fee
     if operation.field and shown == "FORMATO":
         answer_fields["field"] = operation.field
-    return Answer(
-        CODES[shown].code,
-        shown,
-        answer_text(shown, kind, operation.field or None, operation.state),
-        **answer_fields,  # type: ignore[arg-type]
-    )
+    text = answer_text(shown, kind, operation.field or None, operation.state)
+    if shown == "APROBADA" and operation.state == ERROR:
+        text = _CANCELLED
+    return Answer(CODES[shown].code, shown, text, **answer_fields)  # type: ignore[arg-type]
 
 
-def plain(
+def plain(key: str, *, trace: int | UnsetType) -> Answer:
+    """An answer that is about no operation, such as that of a shift."""
+    return Answer(CODES[key].code, key, answer_text(key), trace=trace)
+
+
+def refused(
     key: str,
-    operation: RedOperation | None = None,
+    kind: str,
     *,
     trace: int | UnsetType,
     original: int | UnsetType = UNSET,
+    state: str | UnsetType = UNSET,
 ) -> Answer:
-    """A refusal that changes nothing: no cash moves because of it."""
-    told: str | UnsetType = UNSET
-    if operation is not None:
-        told = NO_RECIBA if operation.kind == "deposit" else NO_ENTREGUE
-    elif key != "APROBADA":
-        told = NO_ENTREGUE
+    """A refusal that leaves no operation behind: no cash moves because of it."""
+    told = NO_RECIBA if kind == "deposit" else NO_ENTREGUE
     return Answer(
-        CODES[key].code, key, answer_text(key), trace=trace, instruction=told, original=original
-    )
+        CODES[key].code, key, answer_text(key), trace=trace, instruction=told, original=original,
+        state=state,
+    )  # fmt: skip
 
 
 def bad_field(message: TerminalRequest, field: str) -> Answer | HolderAnswer:
@@ -137,4 +141,14 @@ def optional(value: str | UnsetType) -> str | None:
     return value if isinstance(value, str) else None
 
 
-__all__ = ["INICIADA", "about", "bad_field", "identity_fields", "instruction", "key_of", "optional", "plain"]
+__all__ = [
+    "INICIADA",
+    "about",
+    "bad_field",
+    "identity_fields",
+    "instruction",
+    "key_of",
+    "optional",
+    "plain",
+    "refused",
+]

@@ -74,6 +74,7 @@ class RedOperation(Struct, array_like=True, gc=False):
     declaration: dict[str, str] = msgspec.field(default_factory=dict)
     field: str = ""
     history: list[tuple[str, int]] = msgspec.field(default_factory=list)
+    annulment: str = ""  # reference of the annulment that is under way
 
 
 class SicoopOperation(Struct, array_like=True, gc=False):
@@ -161,7 +162,7 @@ class Voucher(Struct, array_like=True):
     exact: bool
     expires_ns: int
     state: str = "active"  # active, redeemed, expired, cancelled
-    hold: str = ""  # operation-like id of a hold placed at issue, "" where none
+    hold: bytes = b""  # ledger id of the hold placed at issue, empty where none is
     channels: tuple[str, ...] = ("cash_out",)
 
 

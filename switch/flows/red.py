@@ -11,7 +11,7 @@ from msgspec import UNSET, UnsetType
 
 from core_ext import Records
 from core_ext._mac import MacKey
-from protocols.codes import CODES, answer_text
+from protocols.codes import CODES, KEY_OF_CODE, answer_text
 from protocols.messages import (
     DEVUELVA,
     NO_ENTREGUE,
@@ -29,10 +29,12 @@ from protocols.messages import (
     NetworkAnswer,
     NetworkHolder,
     NetworkRequest,
+    Notice,
     Reverse,
     ShiftClose,
     ShiftOpen,
     SignOff,
+    Status,
     StatusAnswer,
     TerminalRequest,
 )
@@ -40,7 +42,16 @@ from switch.calendar import Calendar, day_date
 from switch.config import Config
 from switch.flows import norms, ticket
 from switch.flows import operations as ops
-from switch.flows.answers import about, bad_field, identity_fields, key_of, optional, plain
+from switch.flows.answers import (
+    about,
+    bad_field,
+    identity_fields,
+    key_of,
+    optional,
+    plain,
+    refused,
+)
+from switch.flows.deadlines import is_stuck, may_be_annulled, retry_after_s
 from switch.flows.fingerprint import Fingerprint
 from switch.flows.norms import FieldError
 from switch.flows.operations import RedOperation
@@ -53,6 +64,7 @@ from switch.flows.states import (
     ERROR,
     INICIADA,
     NOTHING,
+    RECHAZADA,
     RECHAZO_REGISTRADO,
     RED,
     REGISTRADA,
@@ -62,6 +74,10 @@ from switch.flows.step import Origin, Step
 
 REPEAT_OVER_MIDNIGHT_NS = 600 * 1_000_000_000  # rule R7: the last ten minutes of the day before
 LOOK_BACK_DAYS = 4  # `original` names the newest operation with that trace, retention 72 h
+
+_SIMILAR = Notice("Operación similar pendiente.", "warning")
+_AGAIN = frozenset(("68", "91", "96"))  # answers of a platform that decide nothing: ask again
+_ACCEPTED = frozenset(("00", "21", "25"))
 
 TerminalAnswer = Answer | HolderAnswer
 
@@ -102,6 +118,8 @@ class Red:
         self._table = ops.Table(records, ops.RED_OPERATIONS, ops.decode_red, _is_open)
         self.flush = self._table.flush
         self._waiting: dict[str, list[tuple[Origin | None, int]]] = {}
+        # Newest operation of each terminal, only to warn of one that is typed again (I05).
+        self._typed: dict[str, tuple[tuple[object, ...], str]] = {}
         self._heading = lru_cache(maxsize=65536)(self._make_heading)
 
     def ask(
@@ -117,7 +135,7 @@ class Red:
                 case LastOperation():
                     return self._last_operation(step, terminal, message)
                 case Annul():
-                    return self._annul(step, terminal, message)
+                    return self._annul(step, terminal, message, origin)
                 case Holder():
                     return self._holder(step, terminal, message)
                 case ShiftOpen():
@@ -137,10 +155,21 @@ class Red:
     def recover(self, step: Step) -> None:
         """Finish what a stop left open: whatever is not registered is reversed (rule R5, X122)."""
         for operation in self._table.open():
-            if operation.state == INICIADA:
-                self._fail(step, operation, "ERROR", "timeout")
-            self._settle(step, operation)
+            if operation.state == INICIADA and operation.kind != "annul":
+                self._recover_started(step, operation)
+            if operation.owed:
+                self._settle(step, operation)
             self._store(operation)
+
+    def _recover_started(self, step: Step, operation: RedOperation) -> None:
+        """A decline that could not be stored is registered now (X012); all else is an error."""
+        answer = self._platform.ask(step, operation.network, Status(0, operation.reference))
+        if isinstance(answer, StatusAnswer) and answer.state == RECHAZADA:
+            operation.code = optional(answer.code) or "05"
+            operation.key = KEY_OF_CODE.get(operation.code, "NO_APROBADA")
+            self._move(operation, "declined", step)
+        else:
+            self._fail(step, operation, "ERROR", "timeout")
 
     # ---- cash_out and deposit
 
@@ -148,12 +177,13 @@ class Red:
         self, step: Step, terminal: Terminal, m: CashOut | Deposit, origin: Origin | None
     ) -> Answer | None:
         operation = self._opened(step, terminal, m)
-        known = self._known(step, operation)
+        known = self._known(step, operation.reference, operation.fingerprint)
         if known is not None:
             return self._repeat(known, operation, origin)
-        refusal = self._not_admitted(step, operation)
+        refusal = self._not_admitted(step, terminal, operation)
         if refusal:
-            return plain(refusal, operation, trace=m.trace)
+            return refused(refusal, operation.kind, trace=m.trace, state=DESCONOCIDA)
+        self._warn_of_similar(step, operation, origin)
         self._move(operation, "started", step)
         request = Hold(
             id=0,
@@ -228,57 +258,93 @@ class Red:
             raise FieldError("token")
         return token
 
-    def _known(self, step: Step, operation: RedOperation) -> RedOperation | None:
-        known = self._load(operation.reference)
+    def _known(self, step: Step, reference: str, fingerprint: int) -> RedOperation | None:
+        """The request that has this key, or had it before midnight with the same body (rule R7)."""
+        known = self._load(reference)
         if known is not None:
             return known
         day = self._calendar.local(step.now_ns)
         if step.now_ns - day.start_ns >= REPEAT_OVER_MIDNIGHT_NS:
             return None
         before = day_date(day.number - 1).strftime("%Y%m%d")
-        prefix = operation.reference[:12]
-        known = self._load(f"{prefix}{before}{operation.trace:06d}")
-        if known is None or known.fingerprint != operation.fingerprint:
+        known = self._load(f"{reference[:12]}{before}{reference[20:]}")
+        if known is None or known.fingerprint != fingerprint:
             return None
         return known if day.start_ns - known.received_ns <= REPEAT_OVER_MIDNIGHT_NS else None
+
+    def _warn_of_similar(
+        self, step: Step, operation: RedOperation, origin: Origin | None
+    ) -> None:
+        """Warn where the same was typed again with a new trace while the first is open (I05)."""
+        typed = (operation.kind, operation.document, operation.amount)
+        before, reference = self._typed.get(operation.terminal, ((), ""))
+        self._typed[operation.terminal] = (typed, operation.reference)
+        if typed == before and origin is not None and self.state(reference) == INICIADA:
+            step.reply(origin, _SIMILAR)
 
     def _repeat(
         self, known: RedOperation, asked: RedOperation, origin: Origin | None
     ) -> Answer | None:
         if known.fingerprint != asked.fingerprint:
-            return plain("DUPLICADO_DISTINTO", asked, trace=asked.trace)
+            return refused("DUPLICADO_DISTINTO", asked.kind, trace=asked.trace)
         if known.state == INICIADA:
             self._waiting.setdefault(known.reference, []).append((origin, asked.trace))
             return None
         return self._answer(known, asked.trace, duplicate=True)
 
-    def _not_admitted(self, step: Step, operation: RedOperation) -> str:
+    def _not_admitted(self, step: Step, terminal: Terminal, operation: RedOperation) -> str:
         if not step.admitting:
-            return "ERROR"
-        if not self._shifts.may_work(step, operation.network, operation.cashier):
-            step.audit(operation.cashier, operation.kind, operation.reference, "58", "no shift", True)
-            return "NO_HABILITADO"
-        return ""
+            return "EMISOR_NO_DISPONIBLE"
+        if self._shifts.may_work(step, terminal, operation.cashier):
+            return ""
+        step.audit(operation.cashier, operation.kind, operation.reference, "58", "no shift", True)
+        return "NO_HABILITADO"
 
-    def on_platform_answer(self, step: Step, reference: str, answer: NetworkAnswer) -> None:
-        """An answer of a sicoop in another process; after the deadline it counts for nothing."""
+    def on_platform_answer(
+        self, step: Step, reference: str, answer: NetworkAnswer, what: str = "hold"
+    ) -> None:
+        """An answer of a sicoop in another process, to a `hold` or to what was owed to it.
+
+        That of a hold counts for nothing after the deadline. That of an `annul` comes under the
+        reference of what is annulled.
+        """
         operation = self._load(reference)
-        if operation is None or operation.state != INICIADA:
+        if what == "annul" and operation is not None:
+            operation = self._load(operation.annulment)
+        if operation is None or (what == "hold" and operation.state != INICIADA):
             step.alarm("late_answer", reference)
             return
-        step.disarm("red", "hold", reference)
-        self._decide(step, operation, answer)
-        self._reply_all(step, operation)
+        if what == "hold":
+            step.disarm("red", "hold", reference)
+            self._decide(step, operation, answer)
+            self._reply_all(step, operation)
+        elif operation.owed == what:
+            self._paid(step, operation, answer)
+            self._store(operation)
+            if not operation.owed:
+                self._reply_all(step, operation)
 
     def on_deadline(self, step: Step, kind: str, reference: str) -> None:
-        """sicoop did not answer in time: no cash, and whatever it did is to be undone."""
+        """sicoop did not answer in time.
+
+        A hold: no cash, and whatever it did is to be undone. An annulment: the terminal is told
+        that it goes on. What is owed is sent again.
+        """
         operation = self._load(reference)
-        if operation is None or operation.state != INICIADA:
+        if operation is None:
             return
-        self._fail(step, operation, "EMISOR_NO_DISPONIBLE", "timeout")
-        self._settle(step, operation)
-        self._store(operation)
-        self._reply_all(step, operation)
+        if kind == "owed":
+            if operation.owed:
+                self._settle(step, operation)
+                self._store(operation)
+                if not operation.owed:
+                    self._reply_all(step, operation)
+        elif operation.state == INICIADA:
+            if kind == "hold":
+                self._fail(step, operation, "EMISOR_NO_DISPONIBLE", "timeout")
+                self._settle(step, operation)
+                self._store(operation)
+            self._reply_all(step, operation)
 
     def _decide(self, step: Step, operation: RedOperation, answer: NetworkAnswer) -> None:
         """Register what sicoop decided, approvals and declines alike."""
@@ -295,7 +361,7 @@ class Red:
             operation.registered_ns = step.now_ns
             operation.owed = "confirm"
             self._move(operation, "approved", step)
-            self._shifts.moved(operation, 1)
+            self._shifts.moved(operation, operation.cashier, 1)
             self._settle(step, operation)
         else:
             self._move(operation, "declined", step)
@@ -306,76 +372,122 @@ class Red:
         operation.owed, operation.reason = "reverse", reason
         self._move(operation, "failed", step)
 
+    # ---- what is owed to sicoop: sent again until it is acknowledged (rule R2)
+
     def _settle(self, step: Step, operation: RedOperation) -> None:
-        """Pay what is owed to sicoop. What is not acknowledged stays owed, and the record open."""
-        if operation.owed == "confirm":
-            answer = self._platform.ask(
-                step, operation.network, Confirm(0, operation.reference, "")
-            )
-        elif operation.owed == "reverse":
-            answer = self._platform.ask(
-                step,
-                operation.network,
-                Reverse(0, operation.reference, operation.amount, operation.reason),  # type: ignore[arg-type]
-            )
-        else:
-            return
+        answer = self._platform.ask(step, operation.network, _debt(operation))
         if answer is None:
+            self._again(step, operation)
+        else:
+            assert isinstance(answer, NetworkAnswer)
+            self._paid(step, operation, answer)
+
+    def _again(self, step: Step, operation: RedOperation) -> None:
+        operation.attempts += 1
+        if is_stuck(operation.attempts):
+            step.alarm("owed_stuck", operation.reference, operation.owed)
+        step.arm("red", "owed", operation.reference, retry_after_s(operation.attempts))
+
+    def _paid(self, step: Step, operation: RedOperation, answer: NetworkAnswer) -> None:
+        if answer.code in _AGAIN:
+            self._again(step, operation)
             return
-        assert isinstance(answer, NetworkAnswer)
-        if answer.code not in ("00", "21", "25"):
+        if operation.attempts:
+            step.disarm("red", "owed", operation.reference)
+        if operation.kind == "annul":
+            original = self._original(operation)
+            self._conclude(step, operation, original, key_of(answer, original.kind))
+            return
+        if answer.code not in _ACCEPTED:
             step.alarm("owed_refused", operation.reference, f"{operation.owed} {answer.code}")
         operation.owed = ""
 
     # ---- annulment
 
-    def _annul(self, step: Step, terminal: Terminal, m: Annul) -> Answer:
-        cashier = norms.cashier(m.cashier)
-        day = self._calendar.local(step.now_ns)
-        reference = f"{terminal.network}{terminal.number}{day.compact}{m.trace:06d}"
-        fingerprint = self._fingerprint(
-            "annul", cashier, m.original, m.supervisor, m.supervisor_code, m.business_date
-        )
-        known = self._load(reference)
+    def _annul(
+        self, step: Step, terminal: Terminal, m: Annul, origin: Origin | None
+    ) -> Answer | None:
+        record = self._annulment(step, terminal, m)
+        known = self._known(step, record.reference, record.fingerprint)
         if known is not None:
-            if known.fingerprint != fingerprint:
-                return plain("DUPLICADO_DISTINTO", known, trace=m.trace)
-            return self._annul_answer(known, m, duplicate=True)
+            return self._repeat_annul(known, record, origin)
         original = self._find(terminal, m.original, step.now_ns)
         if original is None or original.kind == "annul":
-            step.audit(cashier, "annul", reference, "25", "unknown original", True)
-            return plain("ORIGINAL_NO_ENCONTRADO", original, trace=m.trace, original=m.original)
-        if not step.admitting:
-            return plain("ERROR", original, trace=m.trace, original=m.original)
-        if original.state == INICIADA:
-            key = self._cancel(step, original)
+            step.audit(record.cashier, "annul", record.reference, "25", "unknown original", True)
+            return _unknown(m.trace, m.original)
+        if original.annulment:
+            return about(original, "EN_PROCESO", trace=m.trace)
+        cancels = original.state == INICIADA
+        if not cancels and (refusal := self._not_admitted(step, terminal, record)):
+            return about(original, refusal, trace=m.trace)
+        record.original, record.amount = original.reference, original.amount
+        record.currency, record.document = original.currency, original.document
+        record.business_date = original.business_date
+        if cancels:
+            self._cancel(step, original)
+            self._conclude(step, record, original, "APROBADA")
+        elif key := self._annul_refusal(step, terminal, m, record.cashier, original):
+            self._conclude(step, record, original, key)
         else:
-            key = self._annul_registered(step, terminal, m, cashier, original)
-        record = RedOperation(
-            reference, "annul", terminal.network, terminal.number, terminal.branch, cashier,
-            m.trace, original.amount, original.currency, original.document, fingerprint,
-            step.now_ns, REGISTRADA if key == "APROBADA" else RECHAZO_REGISTRADO,
-            code=CODES[key].code, key=key, business_date=original.business_date,
-            supervisor=optional(m.supervisor) or "", original=original.reference,
-            registered_ns=step.now_ns,
-        )  # fmt: skip
+            record.owed, original.annulment = "annul", record.reference
+            self._store(original)
+            self._settle(step, record)
         self._store(record)
-        step.audit(cashier, "annul", original.reference, record.code, key)
-        return self._annul_answer(record, m, duplicate=False)
+        if record.owed:
+            self._waiting[record.reference] = [(origin, m.trace)]
+            step.arm("red", "annul", record.reference, self._config.budgets.red_s)
+            return None
+        return self._annul_answer(record, m.trace, duplicate=False)
 
-    def _cancel(self, step: Step, original: RedOperation) -> str:
+    def _annulment(self, step: Step, terminal: Terminal, m: Annul) -> RedOperation:
+        """The annulment as asked for; what is annulled is not yet known. Raises FieldError."""
+        cashier = norms.cashier(m.cashier)
+        day = self._calendar.local(step.now_ns)
+        record = RedOperation(
+            reference=f"{terminal.network}{terminal.number}{day.compact}{m.trace:06d}",
+            kind="annul",
+            network=terminal.network,
+            terminal=terminal.number,
+            branch=terminal.branch,
+            cashier=cashier,
+            trace=m.trace,
+            amount=0,
+            currency="",
+            document=("", ""),
+            fingerprint=self._fingerprint(
+                "annul", cashier, m.original, m.supervisor, m.supervisor_code, m.business_date
+            ),
+            received_ns=step.now_ns,
+            state=NOTHING,
+        )
+        if isinstance(m.supervisor, str):
+            record.supervisor = norms.supervisor(m.supervisor)
+        self._move(record, "started", step)
+        return record
+
+    def _repeat_annul(
+        self, known: RedOperation, asked: RedOperation, origin: Origin | None
+    ) -> Answer | None:
+        if known.fingerprint != asked.fingerprint:
+            kind = self._original(known).kind if known.kind == "annul" else known.kind
+            return refused("DUPLICADO_DISTINTO", kind, trace=asked.trace)
+        if known.reference in self._waiting:
+            self._waiting[known.reference].append((origin, asked.trace))
+            return None
+        return self._annul_answer(known, asked.trace, duplicate=True)
+
+    def _cancel(self, step: Step, original: RedOperation) -> None:
         """Cancel at the counter (X014): the request is still on its way."""
         step.disarm("red", "hold", original.reference)
         self._fail(step, original, "ERROR", "cancelled")
         self._settle(step, original)
         self._store(original)
         self._reply_all(step, original)
-        return "APROBADA"
 
-    def _annul_registered(
+    def _annul_refusal(
         self, step: Step, terminal: Terminal, m: Annul, cashier: str, original: RedOperation
     ) -> str:
-        """Key of the outcome; the original is changed only for APROBADA. Raises FieldError."""
+        """Key of what is decided without sicoop, or ''. Raises FieldError."""
         if original.state == ANULADA:
             return "APROBADA"
         if original.state not in (REGISTRADA, ENTREGADA):
@@ -390,39 +502,50 @@ class Red:
             return refusal
         if date != original.business_date:
             return "OPERACION_NO_VALIDA"
-        if not self._in_time(step, original):
-            return "FUERA_DE_PLAZO"
-        answer = self._platform.ask(
-            step,
-            original.network,
-            AnnulRegistered(0, original.reference, original.amount, norms.supervisor(m.supervisor)),
+        in_time = may_be_annulled(
+            self._calendar, self._config, original.business_date, step.now_ns
         )
-        assert isinstance(answer, NetworkAnswer), "an annulment elsewhere is not yet routed"
-        if answer.code != "00":
-            return key_of(answer, original.kind)
-        original.annulled_ns = step.now_ns
-        original.supervisor = norms.supervisor(m.supervisor)
-        self._shifts.moved(original, -1)
-        self._move(original, "annulled", step)
+        return "" if in_time else "FUERA_DE_PLAZO"
+
+    def _conclude(
+        self, step: Step, record: RedOperation, original: RedOperation, key: str
+    ) -> None:
+        """The outcome of an annulment; the original is changed only for APROBADA."""
+        record.code, record.key, record.owed = CODES[key].code, key, ""
+        record.registered_ns = step.now_ns
+        approved = key == "APROBADA"
+        self._move(record, "approved" if approved else "declined", step)
+        step.disarm("red", "annul", record.reference)
+        step.audit(record.cashier, "annul", original.reference, record.code, key)
+        original.annulment = ""
+        if approved and original.state in (REGISTRADA, ENTREGADA):
+            # Cash that came back is in the till of now, cash that never left in that of then.
+            till = record.cashier if original.delivered_ns else original.cashier
+            self._shifts.moved(original, till, -1)
+            original.annulled_ns, original.supervisor = step.now_ns, record.supervisor
+            if original.owed == "confirm":  # there is nothing left to confirm
+                original.owed = ""
+                step.disarm("red", "owed", original.reference)
+            self._move(original, "annulled", step)
         self._store(original)
-        return "APROBADA"
 
-    def _in_time(self, step: Step, original: RedOperation) -> bool:
-        today = self._calendar.business(step.now_ns)
-        if today.iso != original.business_date:
-            return False
-        until = self._config.business.annul_until
-        return not until or step.now_ns < self._calendar.instant(today.number, until)
-
-    def _annul_answer(self, record: RedOperation, m: Annul, duplicate: bool) -> Answer:
+    def _original(self, record: RedOperation) -> RedOperation:
         original = self._load(record.original)
         assert original is not None, "an annulment keeps the reference of its original"
+        return original
+
+    def _annul_answer(
+        self, record: RedOperation, trace: int | UnsetType, *, duplicate: bool
+    ) -> Answer:
+        original = self._original(record)
+        if record.state == INICIADA:
+            return about(original, "EN_PROCESO", trace=trace, duplicate=duplicate)
         if record.key != "APROBADA" or original.state == ERROR:
-            return about(original, record.key, trace=m.trace, duplicate=duplicate)
+            return about(original, record.key, trace=trace, duplicate=duplicate)
         return about(
             original,
             "APROBADA",
-            trace=m.trace,
+            trace=trace,
             duplicate=duplicate,
             ticket=self._ticket(original, record, duplicate),
         )
@@ -432,12 +555,10 @@ class Red:
     def _delivered(self, step: Step, terminal: Terminal, m: Delivered) -> Answer:
         operation = self._find(terminal, m.original, step.now_ns)
         if operation is None or operation.kind == "annul":
-            return plain(
-                "ORIGINAL_NO_ENCONTRADO", operation, trace=m.trace, original=m.original
-            )
+            return _unknown(m.trace, m.original)
         if operation.state == ENTREGADA:
             return about(operation, "APROBADA", trace=m.trace, duplicate=True)
-        if operation.state != REGISTRADA:
+        if operation.state != REGISTRADA or operation.annulment:
             return about(operation, "OPERACION_NO_VALIDA", trace=m.trace)
         operation.delivered_ns = step.now_ns
         self._move(operation, "delivered", step)
@@ -451,19 +572,7 @@ class Red:
             newest = self._records.get(ops.RED_NEWEST, terminal.number.encode())
             operation = None if newest is None else self._load(newest.decode())
         if operation is None:
-            return Answer(
-                CODES["ORIGINAL_NO_ENCONTRADO"].code,
-                "ORIGINAL_NO_ENCONTRADO",
-                answer_text("ORIGINAL_NO_ENCONTRADO"),
-                trace=m.trace,
-                instruction=NO_ENTREGUE if m.kind == "cash_out" else DEVUELVA,
-                state=DESCONOCIDA,
-                original=m.original,
-            )
-        if operation.kind == "annul":
-            original = self._load(operation.original)
-            assert original is not None, "an annulment keeps the reference of its original"
-            return about(original, operation.key, trace=m.trace)
+            return _unknown(m.trace, m.original, m.kind)
         return self._answer(operation, m.trace, duplicate=True, original=operation.trace)
 
     def _holder(self, step: Step, terminal: Terminal, m: Holder) -> HolderAnswer:
@@ -499,10 +608,11 @@ class Red:
         original: int | None = None,
     ) -> Answer:
         if operation.kind == "annul":
-            return plain(operation.key, operation, trace=trace)
+            return self._annul_answer(operation, trace, duplicate=duplicate)
+        undecided = operation.state == INICIADA or operation.annulment
         return about(
             operation,
-            "EN_PROCESO" if operation.state == INICIADA else operation.key,
+            "EN_PROCESO" if undecided else operation.key,
             trace=trace,
             duplicate=duplicate,
             later=duplicate,
@@ -607,6 +717,33 @@ class Red:
 
     def _store(self, operation: RedOperation) -> None:
         self._table.put(operation.reference.encode(), operation, operation.received_ns)
+
+
+def _debt(operation: RedOperation) -> Confirm | Reverse | AnnulRegistered:
+    """The message by which sicoop is asked for what `owed` names."""
+    o = operation
+    match o.owed:
+        case "confirm":
+            return Confirm(0, o.reference, "")
+        case "reverse":
+            return Reverse(0, o.reference, o.amount, o.reason)  # type: ignore[arg-type]
+        case _:
+            return AnnulRegistered(0, o.original, o.amount, o.supervisor)
+
+
+def _unknown(
+    trace: int | UnsetType, original: int | UnsetType, kind: str = "cash_out"
+) -> Answer:
+    """No such operation: nothing may be handed over, and a deposit goes back to its owner."""
+    return Answer(
+        CODES["ORIGINAL_NO_ENCONTRADO"].code,
+        "ORIGINAL_NO_ENCONTRADO",
+        answer_text("ORIGINAL_NO_ENCONTRADO"),
+        trace=trace,
+        instruction=NO_ENTREGUE if kind == "cash_out" else DEVUELVA,
+        state=DESCONOCIDA,
+        original=original,
+    )
 
 
 def _is_open(operation: RedOperation) -> bool:

@@ -37,24 +37,29 @@ class Shifts:
     def listed(self) -> bool:
         return self._config.node.cashiers == "listed"
 
-    def may_work(self, step: Step, network: str, cashier: str) -> bool:
-        """True where cashiers are open, or this one is listed and within a shift."""
+    def may_work(self, step: Step, terminal: Terminal, cashier: str) -> bool:
+        """True where cashiers are open, or this one is listed and within a shift at this till."""
         if not self.listed:
             return True
-        known = self._registry.cashier(network, cashier)
+        known = self._registry.cashier(terminal.network, cashier)
         if known is None or known.disabled:
             return False
-        shift = self._load(network, cashier)
-        return shift is not None and self._is_open(shift, step.now_ns)
+        shift = self._load(terminal.network, cashier)
+        if shift is None or shift.terminal != terminal.number:
+            return False
+        return self._is_open(shift, step.now_ns)
 
-    def moved(self, operation: RedOperation, sign: int) -> None:
-        """Count cash that an operation (or, with sign -1, its annulment) moves at the till."""
-        shift = self._load(operation.network, operation.cashier)
+    def moved(self, operation: RedOperation, cashier: str, sign: int) -> None:
+        """Count cash that an operation (or, with sign -1, its annulment) moves at a till.
+
+        A fee is taken from the card, so it moves no cash.
+        """
+        shift = self._load(operation.network, cashier)
         if shift is None or shift.closed_ns:
             return
         out = operation.kind == "cash_out"
-        shift.expected += sign * (-operation.amount - operation.fee if out else operation.amount)
-        shift.operations += 1
+        shift.expected += sign * (-operation.amount if out else operation.amount)
+        shift.operations += sign
         self._store(shift)
 
     def open(self, step: Step, terminal: Terminal, m: ShiftOpen) -> Answer:
@@ -73,7 +78,7 @@ class Shifts:
     def close(self, step: Step, terminal: Terminal, m: ShiftClose) -> Answer:
         number = norms.cashier(m.cashier)
         shift = self._load(terminal.network, number)
-        if shift is None or shift.closed_ns:
+        if shift is None or shift.closed_ns or shift.terminal != terminal.number:
             return plain("OPERACION_NO_VALIDA", trace=m.trace)
         shift.closed_ns, shift.counted = step.now_ns, m.counted
         self._store(shift)
@@ -112,7 +117,8 @@ class Shifts:
         if cashier.disabled or cashier.branch != terminal.branch:
             return "NO_HABILITADO"
         shift = self._load(terminal.network, number)
-        if shift is not None and self._is_open(shift, step.now_ns) and shift.terminal != terminal.number:
+        elsewhere = shift is not None and shift.terminal != terminal.number
+        if shift is not None and elsewhere and self._is_open(shift, step.now_ns):
             return "NO_HABILITADO"
         return self._check_code(step, cashier, code)
 

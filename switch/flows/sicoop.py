@@ -40,8 +40,8 @@ from switch.flows import operations as ops
 from switch.flows.deadlines import is_stuck, may_be_annulled, retry_after_s
 from switch.flows.fingerprint import Fingerprint
 from switch.flows.limit_book import LimitBook, ledger_number, meter_id
-from switch.flows.norms import FieldError, parse_reference
 from switch.flows.network import normalised
+from switch.flows.norms import FieldError, parse_reference
 from switch.flows.operations import SicoopOperation
 from switch.flows.registry import Network, Registry, account_id
 from switch.flows.states import (

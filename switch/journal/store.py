@@ -147,6 +147,16 @@ class Store(State):
         """True while there is durable room for new work beyond what open work may still need."""
         return self.journal.room_bytes > self.journal.open_bytes + self.open_bytes_max
 
+    @property
+    def flushed(self) -> bool:
+        """True when all that was handed to the flusher is durable.
+
+        `journal.busy` lasts a little longer, until the chain hash is made, and nothing signals its
+        end: who waits for that may wait for the next timer.
+        """
+        journal = self.journal
+        return journal.durable_seq >= journal.next_seq - 1 - journal.open_count
+
     def append(self, kind: int, record: msgspec.Struct) -> None:
         """Write an application record into the open group."""
         self.journal.append(kind, msgspec.msgpack.encode(record))

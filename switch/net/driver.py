@@ -15,7 +15,9 @@ import trio
 from protocols.messages import SignOff
 from protocols.session import Acceptor, BadRequest, PeerKey, SignOnGuard, Vocabulary
 from switch.clock import iso_ms
+from switch.flows.step import Step
 from switch.net.peer import Peer
+from switch.net.pump import Pump
 from switch.node import Node
 from switch.ops.logs import RateLimit, logger
 
@@ -33,6 +35,7 @@ class Driver:
         authenticate: (peer, key version) to key, None for unknown or disabled.
         handle: gives one request to its flow; answers come back through the gate.
         sessions_max: sessions of one peer at a time; one more closes the oldest.
+        pump: reads for the plain-TCP connections among them; the others are read by their tasks.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Driver:
         handle: Handle,
         sessions_max: int,
         guard: SignOnGuard,
+        pump: Pump | None = None,
     ) -> None:
         self._node = node
         self._name = name
@@ -53,6 +57,7 @@ class Driver:
         self._handle = handle
         self._sessions_max = sessions_max
         self._guard = guard
+        self._pump = pump
         self._config = node.config.session
         self._sessions: dict[str, OrderedDict[Peer, None]] = {}
         self.peers: dict[Peer, None] = {}
@@ -116,13 +121,18 @@ class Driver:
         most = self._config.max_in_flight
         try:
             while peer.session.closing is None and not peer.finishing:
-                data = await peer.read()
-                if not data:
-                    break
-                if not peer.session.signed_on:
-                    await self._sign_on_turn(peer, data, most)
+                if peer.session.signed_on and self._pump is not None and peer.fd >= 0:
+                    await self._pump.attend(peer, peer.fd, self)
+                    if peer.ended:
+                        break
                 else:
-                    self._turn(peer, data, most)
+                    data = await peer.read()
+                    if not data:
+                        break
+                    if peer.session.signed_on:
+                        self._turn(peer, data, most)
+                    else:
+                        await self._sign_on_turn(peer, data, most)
                 while peer.in_flight >= most or peer.session.more:
                     await peer.room(most)
                     self._turn(peer, b"", most)
@@ -153,15 +163,34 @@ class Driver:
 
     def _turn(self, peer: Peer, data: bytes, most: int) -> None:
         """Everything of one read: decode, decide, and hold the answers."""
+        messages = self._decoded(peer, data, most)
+        if messages:
+            step = self._node.begin()
+            self._requests(step, peer, messages)
+            self._node.end(step)
+
+    def pumped(self, step: Step, peer: Peer, data: bytes) -> bool:
+        """The turn of one peer within a pass of the pump; False where its own task must go on."""
+        if not data:
+            peer.ended = True
+            return False
+        most = self._config.max_in_flight
+        self._requests(step, peer, self._decoded(peer, data, most))
+        session = peer.session
+        return not (
+            session.closing or session.more or peer.finishing or peer.in_flight >= most
+        )
+
+    def _decoded(self, peer: Peer, data: bytes, most: int) -> list[Any]:
         session = peer.session
         was_confirmed = session.confirmed
         messages = peer.take(data, max(most - peer.in_flight, 1))
         if session.confirmed and not was_confirmed:
             self._confirmed(peer)
-        if not messages:
-            return
-        node, handle = self._node, self._handle
-        step = node.begin()
+        return messages
+
+    def _requests(self, step: Step, peer: Peer, messages: list[Any]) -> None:
+        handle = self._handle
         for message in messages:
             if type(message) is BadRequest:
                 continue
@@ -170,7 +199,6 @@ class Driver:
             if type(message) is SignOff:
                 peer.finishing = True
                 break
-        node.end(step)
 
     async def _write_behind(self, peer: Peer) -> None:
         try:

@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-from protocols.messages import Message
+from protocols.messages import Message, Notice
 from protocols.session import Acceptor
 
 
@@ -21,10 +21,11 @@ class Peer:
         name: number of the signed-on peer, "" before.
         in_flight: requests taken that have no answer yet.
         heard_s: trio time of the last byte received.
+        fd: the socket where it may be read and written directly, else -1.
+        ended: the peer sends no more.
     """
 
     __slots__ = (
-        "_fd",
         "_flush_needed",
         "_outbox",
         "_outbox_bytes_max",
@@ -33,6 +34,8 @@ class Peer:
         "_writing",
         "address",
         "cancel_scope",
+        "ended",
+        "fd",
         "finishing",
         "heard_s",
         "in_flight",
@@ -53,7 +56,8 @@ class Peer:
         self.opened_s = self.heard_s = trio.current_time()
         self.cancel_scope = trio.CancelScope()
         self.finishing = False
-        self._fd = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
+        self.ended = False
+        self.fd = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
         self._outbox = bytearray()
         self._outbox_bytes_max = outbox_bytes_max
         self._ready: list[Message] = []
@@ -69,7 +73,7 @@ class Peer:
     def flush(self) -> None:
         """Encode and write everything that is ready."""
         messages, self._ready = self._ready, []
-        self.in_flight -= len(messages)
+        self.in_flight -= sum(type(message) is not Notice for message in messages)
         self._room.set()
         self.write(self.session.encode(messages))
 
@@ -77,9 +81,9 @@ class Peer:
         """Write through if the socket takes it; else leave it to the connection's task."""
         if not data:
             return
-        if self._fd >= 0 and not self._outbox and not self._writing:
+        if self.fd >= 0 and not self._outbox and not self._writing:
             try:
-                sent = os.write(self._fd, data)
+                sent = os.write(self.fd, data)
             except BlockingIOError:
                 sent = 0
             except OSError:
@@ -98,7 +102,7 @@ class Peer:
         """End the connection now. What was in flight is unknown to the peer."""
         if self.session.closing is None:
             self.session.closing = reason
-        self._fd = -1
+        self.fd = -1
         self.cancel_scope.cancel()
 
     # ---- the connection's own tasks
@@ -124,7 +128,7 @@ class Peer:
         Raises:
             trio.BrokenResourceError, trio.ClosedResourceError: the connection is lost.
         """
-        if self._fd < 0:
+        if self.fd < 0:
             data = bytes(await self.stream.receive_some(bytes_max))
         else:
             # Peers mostly wait for an answer before they send again, so trying to receive first,
@@ -135,9 +139,9 @@ class Peer:
 
     async def _read_raw(self, bytes_max: int) -> bytes:
         while True:
-            await trio.lowlevel.wait_readable(self._fd)
+            await trio.lowlevel.wait_readable(self.fd)
             try:
-                return os.read(self._fd, bytes_max)
+                return os.read(self.fd, bytes_max)
             except BlockingIOError:
                 continue  # readiness is a hint
             except OSError as error:

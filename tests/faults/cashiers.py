@@ -75,6 +75,7 @@ class Operation:
         states: what it may be now; "" stands for: the node knows nothing of it.
         marked: the delivery mark is set; None: perhaps.
         told: the first answer about it.
+        owed: what the cashier sent about it and has no answer to.
     """
 
     request: CashOut | Deposit
@@ -82,6 +83,7 @@ class Operation:
     states: set[str] = field(default_factory=lambda: {NOTHING})
     marked: bool | None = False
     told: Answer | None = None
+    owed: Delivered | Annul | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -170,7 +172,6 @@ class Cashier:
         self._cards = cards
         self._chance = random.Random(seed)
         self._touched: dict[int, Operation] = {}
-        self._annulments: list[Annul] = []
         self.operations: list[Operation] = []
         self.answers = self.unanswered = self.repeats = self.resent = 0
 
@@ -197,12 +198,22 @@ class Cashier:
         if operation.told is None:
             self.resent += 1
             await self._submit(node, operation)
+        if operation.owed is not None:
+            self.resent += 1
+            await self._act(node, operation, operation.owed)
 
     # ---- work
 
     async def work(self, node: Ask) -> None:
         """Go on until the node is gone: ends with OutcomeUnknown."""
-        actions = (self._new, self._deliver, self._annul, self._repeat, self._differ, self._query_one)
+        actions = (
+            self._new,
+            self._deliver,
+            self._annul,
+            self._repeat,
+            self._differ,
+            self._query_one,
+        )
         weights = (60, 14, 8, 7, 4, 7)
         while True:
             (action,) = self._chance.choices(actions, weights)
@@ -235,12 +246,9 @@ class Cashier:
         operation = self._one({REGISTRADA})
         if operation is None:
             return
-        operation.expect(sent={ENTREGADA})
-        operation.marked = None
-        answer = await self._request(node, operation, Delivered(original=operation.request.trace))
-        operation.take(answer)
-        if answer.state != ENTREGADA:
-            raise Broken(f"a delivery mark was refused: {answer!r}")
+        await self._act(node, operation, Delivered(original=operation.request.trace))
+        if operation.states != {ENTREGADA}:
+            raise Broken(f"the delivery mark of {operation.request.trace} was refused")
 
     async def _annul(self, node: Ask) -> None:
         operation = self._one(set(PAID))
@@ -250,12 +258,19 @@ class Cashier:
             trace=self._traces.next(), cashier=self._number, original=operation.request.trace,
             supervisor="900900", business_date=operation.facts["business_date"],
         )  # fmt: skip
-        operation.expect(sent={ANULADA})
-        self._annulments.append(request)
         for _ in range(self._chance.choice((1, 1, 2))):
-            answer = await self._request(node, operation, request)
-            # A deposit that was spent, or a business date that has just ended, stays as it is.
-            operation.take(answer)
+            await self._act(node, operation, request)
+
+    async def _act(self, node: Ask, operation: Operation, request: Delivered | Annul) -> None:
+        """Mark or annul, for the first time or again. The node may refuse; then nothing changes."""
+        operation.owed = request
+        if isinstance(request, Annul):
+            operation.expect(sent={ANULADA})
+        elif REGISTRADA in operation.states:
+            operation.expect(sent={ENTREGADA})
+            operation.marked = None
+        operation.take(await self._request(node, operation, request))
+        operation.owed = None
 
     async def _repeat(self, node: Ask) -> None:
         operation = self._one(None)

@@ -1,7 +1,7 @@
 """A real node for the tests that need one: a provisioned directory, and `serve` as a process.
 
 `Site` is the directory with its terminals and cards; it starts `NodeProcess`es one after another.
-Nothing here hides what a process does: whoever uses it kills it, reads its log, takes its exit code.
+Nothing here hides what a process does: whoever uses it kills it, reads its log and exit code.
 """
 
 import json

@@ -400,7 +400,7 @@ class Model:
         self, id: bytes, side: str, amount: int, count: int, day: int, night: bool
     ) -> bool:
         account = self.state.accounts[id]
-        if not account.profile:
+        if not account.profile and count:  # an increment is counted with its hold
             return False
         for window in WINDOWS:
             if window == "night" and not night:
@@ -507,7 +507,7 @@ class Model:
             new.charged = [x for x in limited if self._charge(*x, amount, 1, day, night)]
         if expires_after_s:
             new.expires_ns = now + expires_after_s * SECOND_NS
-        if self.in_chain and self.chain:
+        if self.in_chain and self.chain and self.state.holds[self.chain].state == OPEN:
             new.head = self.chain
             self.state.holds[self.chain].members.append(hold)
         else:
