@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from core_ext import Reader
+from core_ext import Batch, Reader
 from core_ext._mac import totp
 from protocols.messages import (
     Annul,
@@ -375,6 +375,13 @@ class House:
         moment = self.clock.now_ns // 1_000_000_000 if at_s is None else at_s
         return totp((holder or self.holder).seed, moment)
 
+    def wrong_code(self, holder: Holder | None = None) -> str:
+        """A code that is none of the holder's, near or far."""
+        holder = holder or self.holder
+        now_s = self.clock.now_ns // 1_000_000_000
+        taken = {self.code(holder, at_s=now_s + 60 * away) for away in range(-40, 41)}
+        return next(code for code in map(str, range(731_905, 732_905)) if code not in taken)
+
     def trace(self) -> int:
         self._trace += 1
         return self._trace
@@ -440,6 +447,13 @@ class House:
         self.clock.advance(seconds)
         self.node.run_timers()
         self.settle()
+
+    def accept_step(self, key: bytes, step: int) -> None:
+        """Make a step of a card the last one that was accepted."""
+        with self.step() as turn:
+            batch = Batch()
+            batch.accept_step(key, step)
+            assert self.node.store.ledger.apply(batch, turn.now_ns) == [0]
 
     def settle(self) -> None:
         """Let everything become durable and every answer out."""
@@ -527,11 +541,23 @@ class House:
     def available(self, holder: Holder | None = None) -> int:
         return int(self.do("card_show", card=(holder or self.holder).card)["available"])
 
+    def account(self, holder: Holder | None = None) -> bytes:
+        """Ledger account of a card."""
+        card = self.node.registry.card((holder or self.holder).card)
+        assert card is not None
+        return card.account
+
     def position(self) -> int:
         """P: positive means that the network owes."""
         balance = self.node.store.ledger.balance(account_id(f"sicoop:PYG:net:{NETWORK}"))
         assert balance is not None
         return balance.debits_posted - balance.credits_posted
+
+    def reserved(self) -> int:
+        """What pending deposits have taken of the network's cap."""
+        balance = self.node.store.ledger.balance(account_id(f"sicoop:PYG:net:{NETWORK}"))
+        assert balance is not None
+        return balance.debits_pending
 
     def register(self, trace: int, terminal: str = TERMINAL, date: str = "") -> RedOperation | None:
         """red's record of a trace of today."""
@@ -597,16 +623,17 @@ class House:
 
     def expect_ends(
         self, ends: list[tuple[int, str, int]], *, holder: Holder | None = None,
-        terminal: str = TERMINAL, date: str = "",
+        terminal: str = TERMINAL, date: str = "", others: int = 0,
     ) -> None:  # fmt: skip
         """Check the end states of operations on one card since the last check, or the start.
 
         Each is (trace, end, amount). Checked are red's register, the hold at the issuer and in its
         ledger, what a query tells the cashier, what the app was told; then, over all of them,
-        the available balance and the network's position.
+        the available balance and the network's position; `others` is what operations on other
+        cards have moved it by.
         """
         holder = holder or self.holder
-        user = position = 0
+        user, position = 0, others
         for trace, end, amount in ends:
             expected = ENDS[end]
             red = self._check_end(trace, end, expected, holder, terminal, date)

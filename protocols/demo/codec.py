@@ -56,8 +56,8 @@ class DemoCodec:
                 the stream has lost step, and every further call raises it again.
         """
         waiting = self._waiting
-        for body in self._framer.feed(data):
-            waiting.append(_decode(body))
+        if data:
+            waiting.extend(map(_decode, self._framer.feed(data)))
         broken = self._framer.broken
         if broken is not None and not _is_fatal(waiting):
             waiting.append(ProtocolError(broken, fatal=True))

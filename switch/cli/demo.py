@@ -327,8 +327,10 @@ class Cashier:
         what = next(name for name, bound in MIX if draw < bound)
         amount = AMOUNT_STEP * self._chance.randint(*AMOUNT_STEPS)
         self._trace += 1
-        if what == "wrong" and self._wrong >= WRONG_PER_TERMINAL:
-            what = "cash_out"
+        if what == "wrong":
+            self._wrong += 1
+            # A terminal with too many wrong codes would be locked, and rightly so.
+            what = "wrong" if self._wrong <= WRONG_PER_TERMINAL else "cash_out"
         card = None if what == "deposit" else self._card(what)
         if card is None:
             answer = await self._deposit(amount)

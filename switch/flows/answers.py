@@ -19,6 +19,8 @@ from protocols.messages import (
     Holder,
     HolderAnswer,
     NetworkAnswer,
+    ShiftClose,
+    ShiftOpen,
     TerminalRequest,
 )
 from switch.flows.operations import RedOperation
@@ -111,7 +113,9 @@ def bad_field(message: TerminalRequest, field: str) -> Answer | HolderAnswer:
     """Code 30: the field that no operation can be made of. The trace stays free."""
     if isinstance(message, Holder):
         return HolderAnswer("30", message.trace)
-    told = NO_RECIBA if isinstance(message, Deposit) else NO_ENTREGUE
+    told: str | UnsetType = NO_RECIBA if isinstance(message, Deposit) else NO_ENTREGUE
+    if isinstance(message, (ShiftOpen, ShiftClose)):
+        told = UNSET
     return Answer(
         "30",
         "FORMATO",

@@ -126,10 +126,7 @@ class Ceibo:
     # ---- hold
 
     def _hold(self, step: Step, m: IssuerHold) -> IssuerAnswer:
-        fingerprint = self._fingerprint(
-            m.kind, m.amount, m.currency, m.terminal, m.branch, m.cashier, m.document_type,
-            m.document, m.phone, m.token, m.card, m.depositor,
-        )  # fmt: skip
+        fingerprint = self._fingerprint(m)
         known = self._load(_hold_id(m.network, m.operation))
         if known is not None:
             return self._repeat(known, fingerprint)
@@ -264,9 +261,10 @@ class Ceibo:
         return self._decided(step, self._ledger.apply(batch, step.now_ns)[0], hold)
 
     def _decided(self, step: Step, result: int, hold: CeiboHold) -> tuple[str, str]:
+        if result == Result.DONE:
+            return "00", "APROBADA"
         outcome = Result(result)
-        if outcome != Result.DONE:
-            hold.internal = outcome.name.lower()
+        hold.internal = outcome.name.lower()
         if outcome in _OURS:
             step.alarm("ledger_refused", hold.operation, outcome.name.lower())
             return _BROKEN
@@ -314,24 +312,29 @@ class Ceibo:
             return IssuerAnswer("21", "YA_REVERSADA")
         batch = self._batch
         batch.clear()
-        # The cash is out: where the hold was dropped at the core by mistake it is posted by force.
-        debit, credit = self._sides(hold, step.now_ns)
-        batch.capture(hold_id, forced=True, debit=debit, credit=credit, amount=hold.amount)
+        batch.capture(hold_id)
         if hold.commission:
             batch.transfer(
                 self._account(hold.currency, "commission_expense", ACCOUNT_COMMISSIONS, step.now_ns),
                 self._clearing(hold.currency, step.now_ns),
                 hold.commission,
             )
-        core = self._ledger.hold(hold_id)
         results = self._ledger.apply(batch, step.now_ns)
-        assert all(r == Result.DONE for r in results), f"capture refused: {results}"
-        if core is None or core.state != "open":
-            hold.forced = True
-            step.alarm("overdraft_exception", hold.operation)
+        if results[0] != Result.DONE:
+            self._capture_by_force(step, hold, hold_id)
         self._move(hold, "captured", step)
         self._store(hold)
         return _answer(hold)
+
+    def _capture_by_force(self, step: Step, hold: CeiboHold, hold_id: bytes) -> None:
+        """The cash is out, but the core's hold was dropped by mistake: post it all the same."""
+        debit, credit = self._sides(hold, step.now_ns)
+        batch = Batch()
+        batch.capture(hold_id, forced=True, debit=debit, credit=credit, amount=hold.amount)
+        results = self._ledger.apply(batch, step.now_ns)
+        assert not any(results), f"forced capture refused: {results}"
+        hold.forced = True
+        step.alarm("overdraft_exception", hold.operation)
 
     def _release(self, step: Step, m: IssuerRelease) -> IssuerAnswer:
         hold_id = _hold_id(m.network, m.operation)
@@ -489,10 +492,9 @@ def _fee_id(hold_id: bytes) -> bytes:
 
 def _chain_result(results: list[int]) -> int:
     """What a linked chain came to: the first reason that is not merely another's failure."""
-    for result in results:
-        if result not in (Result.DONE, Result.CHAIN_FAILED):
-            return result
-    return Result.DONE
+    if not any(results):  # DONE is 0
+        return Result.DONE
+    return next(r for r in results if r not in (Result.DONE, Result.CHAIN_FAILED))
 
 
 __all__ = ["ACCOUNT_CARD", "ACCOUNT_FUNDING", "BOOK", "LIBERADA", "Ceibo", "card_account_flags"]

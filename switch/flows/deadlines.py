@@ -17,7 +17,7 @@ def retry_after_s(attempts: int) -> int:
 
 def is_stuck(attempts: int) -> bool:
     """True once, when the quick attempts are used up: an operator must be told."""
-    return attempts == len(RETRIES_S)
+    return attempts == len(RETRIES_S) + 1
 
 
 def may_be_annulled(calendar: Calendar, config: Config, business_date: str, now_ns: int) -> bool:

@@ -25,4 +25,5 @@ class Fingerprint:
         self._key = key
 
     def __call__(self, *fields: object) -> int:
+        """Digest of a message, absent fields left out, or of some plain fields."""
         return int.from_bytes(blake2b(_encode(fields), digest_size=8, key=self._key).digest())

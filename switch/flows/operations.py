@@ -201,8 +201,10 @@ class Table(Generic[T]):
         self._dirty[key] = (operation, stamp)
 
     def open(self) -> list[T]:
-        """Operations that a stop left unfinished, as they were then."""
-        return [self._decode(value) for _, value in self._records.open_items(self._space)]
+        """Operations that are not finished, changes of this step included."""
+        found = {key: self._decode(value) for key, value in self._records.open_items(self._space)}
+        found |= {key: operation for key, (operation, _) in self._dirty.items()}
+        return [operation for operation in found.values() if self._is_open(operation)]
 
     def flush(self) -> None:
         if not self._dirty:

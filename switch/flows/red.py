@@ -363,6 +363,9 @@ class Red:
             self._move(operation, "approved", step)
             self._shifts.moved(operation, operation.cashier, 1)
             self._settle(step, operation)
+        elif answer.code == "21":  # it came after its own reversal: there is nothing left to undo
+            operation.code, operation.key = CODES["ERROR"].code, "ERROR"
+            self._move(operation, "failed", step)
         else:
             self._move(operation, "declined", step)
         self._store(operation)

@@ -107,7 +107,7 @@ class Shifts:
             return self._refused(step, number, "no supervisor")
         if not isinstance(m.supervisor_code, str):
             raise FieldError("supervisor_code")
-        return self._check_code(step, known, m.supervisor_code)
+        return self._check_code(step, known, m.supervisor_code, "supervisor_code")
 
     def _opening_refusal(
         self, step: Step, terminal: Terminal, number: str, cashier: Cashier | None, code: str
@@ -120,11 +120,13 @@ class Shifts:
         elsewhere = shift is not None and shift.terminal != terminal.number
         if shift is not None and elsewhere and self._is_open(shift, step.now_ns):
             return "NO_HABILITADO"
-        return self._check_code(step, cashier, code)
+        return self._check_code(step, cashier, code, "cashier_code")
 
-    def _check_code(self, step: Step, cashier: Cashier, code: str) -> str:
-        """The cashier's own one-time code: right, unused, and not locked."""
+    def _check_code(self, step: Step, cashier: Cashier, code: str, field: str) -> str:
+        """The cashier's own one-time code: right, unused, and not locked. Raises FieldError."""
         c = self._config.tokens
+        if len(code) != c.digits:
+            raise FieldError(field)
         now_s = step.now_ns // 1_000_000_000
         key = lock_key("staff", cashier.network + cashier.number)
         [(verdict, used_step)] = self._vault.match(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Protocol
 
+import msgspec
 from msgspec import UNSET
 
 from core_ext import Batch, Ledger, Records, Result
@@ -227,10 +228,9 @@ class Sicoop:
     def _hold(
         self, step: Step, network: str, m: Hold, origin: Origin | None
     ) -> NetworkAnswer | None:
-        fingerprint = self._fingerprint(
-            m.kind, m.branch, m.cashier, m.document_type, m.document, m.phone, m.token, m.card,
-            m.depositor, m.declaration, m.amount, m.currency,
-        )  # fmt: skip
+        # A repeat has another id and another moment, whoever sends it.
+        bare = m if origin is None else msgspec.structs.replace(m, id=0, sent_at="")
+        fingerprint = self._fingerprint(bare)
         known = self._load(m.reference)
         if known is not None:
             return self._repeat(known, m, fingerprint, origin)
@@ -353,8 +353,6 @@ class Sicoop:
         operation.operation = self._next_operation(step.now_ns)
         result = self._reserve(step, operation, m)
         if result != Result.DONE:
-            if result == Result.LIQUIDITY_SHORT:
-                step.alarm("network_cap", operation.network, operation.kind)
             return self._declined(
                 step, operation, m.id, _BY_RESULT.get(Result(result), "NO_APROBADA")
             )
@@ -495,6 +493,8 @@ class Sicoop:
     ) -> NetworkAnswer:
         operation.key = key
         operation.code = CODES[key].code
+        if key == "LIMITE_RED":
+            step.alarm("network_cap", operation.network, operation.kind)
         self._move(operation, "declined", step)
         self._store(operation)
         return _answer(operation, request)
@@ -771,7 +771,7 @@ class Sicoop:
 
     def _apply(self, step: Step, what: str) -> None:
         results = self._ledger.apply(self._batch, step.now_ns)
-        assert all(r == Result.DONE for r in results), f"{what} refused by our own book: {results}"
+        assert not any(results), f"{what} refused by our own book: {results}"
 
     # ---- pieces
 

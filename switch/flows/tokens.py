@@ -20,6 +20,8 @@ from switch.flows.operations import Voucher
 from switch.flows.registry import Card
 
 OCRA_SUITE = "OCRA-1:HOTP-SHA256-8:QN10-T1M"
+OCRA_DIGITS = 8
+OCRA_AMOUNT_MAX = 999_999_999  # the question has nine digits for the amount
 
 MISS, IN_WINDOW, EXPIRED = 0, 1, 2
 
@@ -201,15 +203,17 @@ class TokenDesk:
         self, mode: str, cards: list[Card], kind: str, amount: int, code: str, now_s: int,
         pad_to: int,
     ) -> list[tuple[int, int]]:  # fmt: skip
+        """Per card (verdict, step). A code of another length takes as long, and is a miss."""
         c = self._config
         ocra = mode == "ocra"
-        return self._vault.match(
+        digits = 8 if ocra else c.digits
+        found = self._vault.match(
             [card.seed for card in cards],
             [card.id.encode() for card in cards],
-            code,
+            code if len(code) == digits else code[:digits].zfill(digits),
             mode="ocra" if ocra else "totp",
             now_s=now_s,
-            digits=8 if ocra else c.digits,
+            digits=digits,
             algorithm=c.algorithm,
             step_s=c.step_s,
             question=ocra_question(kind, amount) if ocra else "",
@@ -219,6 +223,7 @@ class TokenDesk:
             probe=c.probe,
             pad_to=pad_to,
         )
+        return found if len(code) == digits else [(MISS, 0)] * len(cards)
 
     def _voucher(
         self, cards: list[Card], kind: str, amount: int, code: str, now_s: int
@@ -241,7 +246,6 @@ class TokenDesk:
         ).digest()
 
 
-@lru_cache(maxsize=65_536)
 def _voucher_refusal(voucher: Voucher, kind: str, amount: int, now_ns: int) -> tuple[str, str]:
     """Key of the refusal and the exact reason; ("", "") for a good one.
 
@@ -261,6 +265,7 @@ def _voucher_refusal(voucher: Voucher, kind: str, amount: int, now_ns: int) -> t
     return "", ""
 
 
+@lru_cache(maxsize=65_536)
 def lock_key(purpose: str, name: str) -> bytes:
     """The 16-byte ledger key of tries and steps of one card, terminal, cashier or network."""
     return blake2b(name.encode(), digest_size=16, person=purpose.encode()).digest()

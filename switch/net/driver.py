@@ -13,15 +13,16 @@ from typing import Any
 import trio
 
 from protocols.messages import SignOff
-from protocols.session import Acceptor, BadRequest, PeerKey, SignOnGuard, Vocabulary
+from protocols.session import Acceptor, PeerKey, SignOnGuard, Vocabulary
 from switch.clock import iso_ms
-from switch.flows.step import Step
 from switch.net.peer import Peer
 from switch.net.pump import Pump
-from switch.node import Node
+from switch.node import Node, Step
 from switch.ops.logs import RateLimit, logger
 
 log = logger("net")
+
+LINGER_S = 1.0
 
 Handle = Callable[[Any, Peer, Any], None]
 """(step, peer, message): give one request to its flow."""
@@ -55,6 +56,7 @@ class Driver:
         self._vocabulary = vocabulary
         self._authenticate = authenticate
         self._handle = handle
+        self._answered = frozenset(vocabulary.requests["acceptor"])
         self._sessions_max = sessions_max
         self._guard = guard
         self._pump = pump
@@ -83,6 +85,7 @@ class Driver:
                     nursery.cancel_scope.cancel()
         finally:
             self._forget(peer)
+            peer.detach()
             with trio.CancelScope(shield=True), trio.move_on_after(1):
                 await self._close(stream)
         log.debug("closed", listener=self._name, peer=peer.name, reason=peer.session.closing or "")
@@ -128,23 +131,36 @@ class Driver:
                 else:
                     data = await peer.read()
                     if not data:
+                        peer.ended = True
                         break
                     if peer.session.signed_on:
                         self._turn(peer, data, most)
                     else:
                         await self._sign_on_turn(peer, data, most)
-                while peer.in_flight >= most or peer.session.more:
+                while not peer.finishing and (peer.in_flight >= most or peer.session.more):
                     await peer.room(most)
                     self._turn(peer, b"", most)
                 await self._node.room()
             # A peer that only half-closed, or signed off, still gets what it is owed.
             with trio.move_on_after(self._config.drain_s):
                 await peer.drained()
+            if peer.session.closing and not peer.ended:
+                await self._linger(peer.stream)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             peer.session.closing = peer.session.closing or "connection lost"
 
+    async def _linger(self, stream: trio.abc.Stream) -> None:
+        """Let the last frame be read: closing over unread bytes resets, which overtakes it."""
+        if isinstance(stream, trio.SocketStream):
+            with trio.move_on_after(LINGER_S):
+                await stream.send_eof()
+                while await stream.receive_some(65_536):
+                    pass
+
     async def _sign_on_turn(self, peer: Peer, data: bytes, limit: int) -> None:
-        wait_s = self._guard.wait_s(peer.address)
+        # A sign-on may come in pieces; it waits for its turn once.
+        wait_s = 0.0 if peer.waited else self._guard.wait_s(peer.address)
+        peer.waited = True
         if wait_s > self._config.sign_on_s:
             peer.session.closing = "too many failed sign-ons from this address"
             return
@@ -177,9 +193,7 @@ class Driver:
         most = self._config.max_in_flight
         self._requests(step, peer, self._decoded(peer, data, most))
         session = peer.session
-        return not (
-            session.closing or session.more or peer.finishing or peer.in_flight >= most
-        )
+        return not (session.closing or session.more or peer.finishing or peer.in_flight >= most)
 
     def _decoded(self, peer: Peer, data: bytes, most: int) -> list[Any]:
         session = peer.session
@@ -192,8 +206,8 @@ class Driver:
     def _requests(self, step: Step, peer: Peer, messages: list[Any]) -> None:
         handle = self._handle
         for message in messages:
-            if type(message) is BadRequest:
-                continue
+            if type(message) not in self._answered:
+                continue  # a BadRequest is answered already; answers are to nothing we asked
             peer.in_flight += 1
             handle(step, peer, message)
             if type(message) is SignOff:

@@ -10,8 +10,9 @@ from typing import Any
 
 import trio
 
-from protocols.messages import Message, Notice
+from protocols.messages import Message
 from protocols.session import Acceptor
+from protocols.session.vocabulary import ANSWERS
 
 
 class Peer:
@@ -23,6 +24,7 @@ class Peer:
         heard_s: trio time of the last byte received.
         fd: the socket where it may be read and written directly, else -1.
         ended: the peer sends no more.
+        waited: its sign-on has had its turn, where its address is slowed.
     """
 
     __slots__ = (
@@ -43,6 +45,7 @@ class Peer:
         "opened_s",
         "session",
         "stream",
+        "waited",
     )
 
     def __init__(
@@ -57,6 +60,7 @@ class Peer:
         self.cancel_scope = trio.CancelScope()
         self.finishing = False
         self.ended = False
+        self.waited = False
         self.fd = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
         self._outbox = bytearray()
         self._outbox_bytes_max = outbox_bytes_max
@@ -73,7 +77,7 @@ class Peer:
     def flush(self) -> None:
         """Encode and write everything that is ready."""
         messages, self._ready = self._ready, []
-        self.in_flight -= sum(type(message) is not Notice for message in messages)
+        self.in_flight -= sum(type(message) in ANSWERS for message in messages)
         self._room.set()
         self.write(self.session.encode(messages))
 
@@ -100,10 +104,14 @@ class Peer:
 
     def cut(self, reason: str) -> None:
         """End the connection now. What was in flight is unknown to the peer."""
+        self.detach(reason)
+        self.cancel_scope.cancel()
+
+    def detach(self, reason: str = "ended") -> None:
+        """Write nothing more: the number of a closed socket may be another connection's soon."""
         if self.session.closing is None:
             self.session.closing = reason
         self.fd = -1
-        self.cancel_scope.cancel()
 
     # ---- the connection's own tasks
 

@@ -14,9 +14,8 @@ from typing import Protocol
 
 import trio
 
-from switch.flows.step import Step
 from switch.net.peer import Peer
-from switch.node import Node
+from switch.node import Node, Step
 
 PASS_MAX = 1024  # sockets served in one pass; the rest is still readable in the next
 READ_BYTES_MAX = 65_536

@@ -494,6 +494,58 @@ def test_any_words_in_any_order_are_answered(place: Place) -> None:
             assert answer.get("code", "00") in {row.code for row in CODES.values()}, message
 
 
+WORDS_OF_A_NETWORK: dict[str, list[Any]] = {
+    "op": ["hold", "confirm", "reverse", "annul", "status", "holder", "echo", "cash_out", "x"],
+    "id": [0, 1, 2, 2**63 - 1, 2**63, -1, "1"],
+    "reference": ["x", "9" * 26, "0012" + "0" * 22, ""],
+    "kind": ["cash_out", "deposit", "x"],
+    "branch": ["000017", "17", "999999", ""],
+    "cashier": ["345", "000345", "x"],
+    "document_type": ["CI", "RUC", "X"],
+    "document": ["4000000", "4000001", "80000000-0", "x" * 12],
+    "phone": ["+595981123456", "0981"],
+    "token": ["000000", "12345678", "1234567"],
+    "card": ["card-000001", ""],
+    "depositor": ["CI4567890", "X"],
+    "declaration": [{"origin": "sale"}, {}],
+    "amount": [1000, 5000, 0, 999_999_999_999, 10**12],
+    "currency": ["PYG", "USD", "xx"],
+    "registered_at": ["2026-11-22T00:00:00.000Z", "x"],
+    "reason": ["timeout", "registration_failed", "cancelled", "x"],
+    "supervisor": ["900900", "1", "x"],
+    "state": ["REGISTRADA", "ERROR", "zzz"],
+    "sent_at": ["nonsense", "0001-01-01T00:00:00.000Z", "9999-12-31T23:59:59.999Z", ""],
+}  # fmt: skip
+
+
+def test_any_words_of_a_network_are_answered(place: Place) -> None:
+    chance = random.Random(20261123)
+    now = datetime.datetime.now(datetime.UTC)
+    day = (now - datetime.timedelta(hours=3)).strftime("%Y%m%d")
+    network = place.site.network
+    with Wire(place.node.addresses["sicoop"], network.number, network.key.key) as wire:
+        assert wire.sign_on()["code"] == "00"  # type: ignore[index]
+        for number in range(1500):
+            names = chance.sample(sorted(WORDS_OF_A_NETWORK), chance.randrange(0, 21))
+            message = {name: chance.choice(WORDS_OF_A_NETWORK[name]) for name in ["op", *names]}
+            if chance.random() < 0.7:
+                terminal = chance.randrange(1, 10)
+                message |= {"id": number, "kind": chance.choice(["cash_out", "deposit"])}
+                message |= {"reference": f"0012{terminal:08d}{day}{chance.randrange(30):06d}"}
+                message |= {"branch": "000017", "cashier": "345", "document": "4000001"}
+                message |= {"document_type": "CI", "currency": "PYG", "reason": "timeout"}
+                message |= {"sent_at": f"{now:%Y-%m-%dT%H:%M:%S.000Z}", "supervisor": "900900"}
+                message.pop("phone", None)
+            if chance.random() < 0.1:  # answers to nothing we asked: never answered, never counted
+                wire.send({"op": "status_answer", "id": number, "state": "x", "reference": "y"})
+            wire.raw(wire.seal(msgspec.json.encode(message)))
+            answer = wire.receive()
+            assert answer is not None, message
+            assert answer.get("code", "00") in {row.code for row in CODES.values()}, message
+        wire.send({"op": "echo"})
+        assert wire.receive() == {"op": "echo_answer"}, "one answer for each request"
+
+
 # ---- TLS -----------------------------------------------------------------------------------------
 
 

@@ -58,8 +58,8 @@ class PlainClock:
 
 
 @dataclass
-class TerminalKey:
-    """A provisioned terminal."""
+class PeerEntry:
+    """A provisioned terminal, or the network."""
 
     number: str
     key: PeerKey
@@ -92,7 +92,8 @@ class Site:
 
     config: Config
     master: MasterKey
-    terminals: list[TerminalKey] = field(default_factory=list)
+    network: PeerEntry = field(init=False)
+    terminals: list[PeerEntry] = field(default_factory=list)
     cards: list[Card] = field(default_factory=list)
 
     @property
@@ -143,12 +144,13 @@ def provision(
     node = site.open()
     provisioning = Provisioning(node)
     step = node.begin()
-    provisioning.network_add(step, NETWORK, net_debit_cap=net_debit_cap)
+    made = provisioning.network_add(step, NETWORK, net_debit_cap=net_debit_cap)
+    site.network = PeerEntry(NETWORK, PeerKey(bytes.fromhex(made["key"])))
     for number in range(1, terminals + 1):
         mac = (macs or {}).get(number, "hmac-sha256")
         made = provisioning.terminal_add(step, f"{number:08d}", NETWORK, BRANCH, mac=mac)
         key = PeerKey(bytes.fromhex(made["key"]), mac)
-        site.terminals.append(TerminalKey(made["peer"], key))
+        site.terminals.append(PeerEntry(made["peer"], key))
     for index in range(cards):
         if index % CARDS_A_STEP == 0:
             node.end(step)

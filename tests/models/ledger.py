@@ -119,9 +119,7 @@ class State:
     accounts: dict[bytes, Account] = field(default_factory=dict)
     holds: dict[bytes, Hold] = field(default_factory=dict)
     closed: list[bytes] = field(default_factory=list)
-    keys: dict[bytes, tuple[int, Result, str, int, int, bytes | None]] = field(
-        default_factory=dict
-    )
+    keys: dict[bytes, tuple[int, Result, str, int, int, bytes | None]] = field(default_factory=dict)
     attempts: dict[bytes, Attempt] = field(default_factory=dict)
     profiles: dict[int, dict[str, Any]] = field(default_factory=dict)
     forced: list[tuple[bytes, bytes, int, int]] = field(default_factory=list)
@@ -396,9 +394,7 @@ class Model:
                 if used + (amount, count)[which] > most:
                     raise Refused(result, window, place)
 
-    def _charge(
-        self, id: bytes, side: str, amount: int, count: int, day: int, night: bool
-    ) -> bool:
+    def _charge(self, id: bytes, side: str, amount: int, count: int, day: int, night: bool) -> bool:
         account = self.state.accounts[id]
         if not account.profile and count:  # an increment is counted with its hold
             return False

@@ -933,7 +933,8 @@ def test_near_misses_are_answered_once(
     events, answers = exchange(server, raw(client, payload))
     assert len(events) + len(answers) <= 2
     if op == "error":
-        assert answers == []
+        # Infinity is no JSON: then not even the operation is readable.
+        assert answers in ([], [{"op": "error", "code": "30", "field": "payload"}])
     elif op == "echo":
         assert len(answers) == 1
     elif events and isinstance(events[0], BadRequest):

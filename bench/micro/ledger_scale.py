@@ -1,0 +1,138 @@
+"""What a command costs as the number of accounts grows: `python -m bench.micro.ledger_scale`.
+
+For each size: open the accounts, then holds on random pairs of them in batches of 8192, then their
+captures in another random order. Records are encoded and handed to a native sink that drops them
+(`NullSink`), or not encoded at all (`none`). Only `Ledger.apply` is timed: filling a batch is the
+caller's cost and is given apart. Each figure is the median over the batches, in ns a command.
+"""
+
+import argparse
+import gc
+import json
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+from core_ext._ledger import ACCOUNT_BYTES, HOLD_BYTES, KEY_BYTES, Batch, Ledger, NullSink
+
+BATCH = 8192
+SIZES = (1_000, 10_000, 100_000, 1_000_000, 5_000_000)
+NOW = 1_790_000_000_000_000_000
+DAY = NOW // 86_400_000_000_000
+
+
+def account(number: int) -> bytes:
+    return number.to_bytes(16, "little")
+
+
+def hold_id(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+def timed(ledger: Ledger, batch: Batch) -> float:
+    """Nanoseconds a command of one applied batch; every command must have been done."""
+    began = time.perf_counter_ns()
+    results = ledger.apply(batch, NOW)
+    took = time.perf_counter_ns() - began
+    assert not any(results), f"refused: {sorted(set(results))}"
+    return took / len(batch)
+
+
+def run(batches: int, ledger: Ledger, fill: Callable[[Batch, int], None]) -> tuple[float, float]:
+    """Median ns a command of applying, and of filling, so many batches."""
+    batch = Batch()
+    applied, filled = [], []
+    for number in range(batches):
+        batch.clear()
+        began = time.perf_counter_ns()
+        fill(batch, number)
+        filled.append((time.perf_counter_ns() - began) / BATCH)
+        applied.append(timed(ledger, batch))
+    return statistics.median(applied), statistics.median(filled)
+
+
+def measure(size: int, batches: int, *, sink: bool, keys: bool, seed: int) -> dict[str, float]:
+    """One row of the table."""
+    draw = random.Random(seed)
+    ledger = Ledger(
+        accounts_max=size,
+        holds_max=batches * BATCH,
+        keys_max=batches * BATCH,
+        sink=NullSink() if sink else None,
+    )
+    batch = Batch()
+    began = time.perf_counter_ns()
+    for start in range(0, size, BATCH):
+        batch.clear()
+        for number in range(start, min(start + BATCH, size)):
+            batch.create_account(account(number), ledger=600, code=1)
+        assert not any(ledger.apply(batch, NOW))
+    opened = (time.perf_counter_ns() - began) / size
+    empty = ledger.counts()["bytes"]
+
+    def place(batch: Batch, number: int) -> None:
+        for at in range(number * BATCH, (number + 1) * BATCH):
+            debit = draw.randrange(size)
+            credit = (debit + draw.randrange(1, size)) % size
+            key = hold_id(at) if keys else None
+            batch.hold(hold_id(at), account(debit), account(credit), 5, day=DAY, key=key, digest=1)
+
+    order = list(range(batches * BATCH))
+    draw.shuffle(order)
+
+    def capture(batch: Batch, number: int) -> None:
+        for at in order[number * BATCH : (number + 1) * BATCH]:
+            batch.capture(hold_id(at))
+
+    hold_ns, fill_ns = run(batches, ledger, place)
+    capture_ns, _ = run(batches, ledger, capture)
+    return {
+        "accounts": size,
+        "hold_ns": round(hold_ns, 1),
+        "capture_ns": round(capture_ns, 1),
+        "fill_hold_ns": round(fill_ns, 1),
+        "open_account_with_fill_ns": round(opened, 1),
+        "bytes_per_account": round(empty / size, 1),
+    }
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--batches", type=int, default=64, help="batches of 8192 a measurement")
+    parser.add_argument("--accounts-max", type=int, default=SIZES[-1])
+    parser.add_argument("--no-sink", action="store_true", help="apply without encoding records")
+    parser.add_argument("--keys", action="store_true", help="every hold brings an idempotency key")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
+    chosen = parser.parse_args(arguments)
+    gc.disable()
+    rows = [
+        measure(size, chosen.batches, sink=not chosen.no_sink, keys=chosen.keys, seed=chosen.seed)
+        for size in SIZES
+        if size <= chosen.accounts_max
+    ]
+    if chosen.json:
+        sys.stdout.write(json.dumps(rows) + "\n")
+        return 0
+    with_sink = "no sink" if chosen.no_sink else "records encoded into a native sink"
+    sys.stdout.write(
+        f"batches of {BATCH}, {with_sink}; bytes: account {ACCOUNT_BYTES}, hold {HOLD_BYTES}, "
+        f"key {KEY_BYTES}, and their indexes\n"
+        f"{'accounts':>10} {'hold ns':>9} {'capture ns':>11} {'filling ns':>11} "
+        f"{'bytes/acct':>11}\n"
+    )
+    for row in rows:
+        sys.stdout.write(
+            f"{row['accounts']:>10} {row['hold_ns']:>9} {row['capture_ns']:>11} "
+            f"{row['fill_hold_ns']:>11} {row['bytes_per_account']:>11}\n"
+        )
+    if len(rows) > 1:
+        ratio = rows[-1]["hold_ns"] / rows[0]["hold_ns"]
+        sys.stdout.write(f"hold, largest against smallest: {ratio:.2f} x\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
