@@ -3778,12 +3778,13 @@ cdef class Ledger(Replica):
     cdef bytes _dump_part(self, int section, uint32_t ref, uint32_t count):
         cdef Arena* a = self._arena_of(section)
         cdef bytes data = chunk(section, ref, count, a.base + ref * a.stride, count * a.stride)
-        cdef Hold* h
-        cdef uint32_t i
+        cdef Hold* h = self._hold(0)
+        cdef char* heap_at = <char*> <const char*> data + 12 + (<char*> &h.heap_at - <char*> h)
+        cdef uint32_t in_heap, i
         if section == S_HOLDS:  # how the heap happens to lie is not state: only who is in it
-            h = <Hold*> (<const char*> data + 12)
             for i in range(count):
-                h[i].heap_at = h[i].heap_at != 0
+                in_heap = self._hold(ref + i).heap_at != 0
+                memcpy(heap_at + i * sizeof(Hold), &in_heap, 4)  # in our own fresh copy
         return data
 
     cdef bytes _dump_head(self):

@@ -301,7 +301,7 @@ class App:
 def _addresses(listeners: list[Any]) -> list[Any]:
     """Host and port of the first listener of a name."""
     first = listeners[0]
-    plain = first.transport_listener if isinstance(first, trio.SSLListener) else first
+    plain: Any = first.transport_listener if isinstance(first, trio.SSLListener) else first
     name = plain.socket.getsockname()
     assert plain.socket.family in (socket.AF_INET, socket.AF_INET6)
     return [name[0], name[1]]

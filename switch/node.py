@@ -339,3 +339,6 @@ def expect_done(results: list[int], what: str) -> None:
     """For commands of our own making: anything but done is our mistake."""
     bad = [Result(r).name for r in results if r != Result.DONE]
     assert not bad, f"{what}: {bad}"
+
+
+__all__ = ["Node", "Step", "expect_done"]

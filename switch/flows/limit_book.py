@@ -57,9 +57,10 @@ class LimitBook:
         self._day = day
         self.limits = resolve(self._config, day_date(day))
         self._name_tiers()
-        rules = (*self.limits.windows, *self.limits.declarations)
-        self._counted = {(rule.scope, rule.kind) for rule in rules}
-        self._night = any(rule.window == "night" for rule in rules)
+        rules = [(r.scope, r.kind, r.window) for r in self.limits.windows]
+        rules += [(r.scope, r.kind, r.window) for r in self.limits.declarations]
+        self._counted = {(scope, kind) for scope, kind, _ in rules}
+        self._night = any(window == "night" for _, _, window in rules)
         self._counted_kinds = {kind for scope, kind in self._counted if scope != "card"}
         self._set_profiles(now_ns)
 

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from core_ext import Records
+from protocols.messages import Kind
 
 # Spaces of the record store. Numbers are part of the journal format: never reused.
 NETWORKS = 1
@@ -83,7 +84,7 @@ class SicoopOperation(Struct, array_like=True, gc=False):
     reference: str
     network: str
     operation: str
-    kind: str
+    kind: Kind
     amount: int
     currency: str
     terminal: str
@@ -116,7 +117,7 @@ class CeiboHold(Struct, array_like=True, gc=False):
 
     network: str
     operation: str
-    kind: str
+    kind: Kind
     amount: int
     currency: str
     fingerprint: int
@@ -166,7 +167,7 @@ class Voucher(Struct, array_like=True):
     channels: tuple[str, ...] = ("cash_out",)
 
 
-T = TypeVar("T", RedOperation, SicoopOperation, CeiboHold)
+T = TypeVar("T")
 
 
 class Table(Generic[T]):

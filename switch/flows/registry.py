@@ -5,6 +5,7 @@ decoded. Keys and seeds are stored sealed under the master key only.
 """
 
 from hashlib import blake2b
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -113,7 +114,10 @@ _SPACES: dict[type, int] = {
     Card: ops.CARDS,
     Host: ops.HOSTS,
 }
-_DECODERS = {kind: msgspec.msgpack.Decoder(kind) for kind in _SPACES}
+_DECODERS: dict[type, msgspec.msgpack.Decoder[Any]] = {
+    kind: msgspec.msgpack.Decoder(kind) for kind in _SPACES
+}
+_E = TypeVar("_E", Network, Branch, Terminal, Cashier, Person, Card, Host)
 _phones = msgspec.msgpack.Decoder(list[str])
 
 
@@ -210,9 +214,12 @@ class Registry:
         self._records.put(ops.META, key, b"%d" % number)
         return number
 
-    def _load(self, kind: type, key: str):  # type: ignore[no-untyped-def]
+    def _load(self, kind: type[_E], key: str) -> _E | None:
         found = self._records.get(_SPACES[kind], key.encode())
-        return None if found is None else _DECODERS[kind].decode(found)
+        if found is None:
+            return None
+        entity: _E = _DECODERS[kind].decode(found)
+        return entity
 
     def _index_person(self, person: Person) -> None:
         self._records.put(

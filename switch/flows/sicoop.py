@@ -15,7 +15,8 @@ import msgspec
 from msgspec import UNSET
 
 from core_ext import Batch, Ledger, Records, Result
-from core_ext._ledger import DEBITS_MUST_NOT_EXCEED_CREDITS, NO_LIMIT, POSITION, Balance
+from core_ext._ledger import DEBITS_MUST_NOT_EXCEED_CREDITS, NO_LIMIT, POSITION
+from core_ext.results import Balance
 from protocols.codes import CODES
 from protocols.messages import (
     AnnulRegistered,

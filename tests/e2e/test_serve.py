@@ -433,8 +433,9 @@ def test_sign_off_and_half_close(place: Place) -> None:
 
 BAD_PAYLOADS = [
     (b"{", "payload"), (b"[]", "payload"), (b"{}", "op"), (b'{"op":7}', "op"), (b"\x80", "op"),
-    (b"\xff\xfe", "payload"), (b'{"op":"annul","trace":1,"cashier":"\xff"}', "payload"), (b"\xde", "payload"),
-    (b'{"a":' * 400, "payload"), (b'{"op":"deposit","trace":1,"amount":' + b"9" * 900, "payload"),
+    (b"\xff\xfe", "payload"), (b'{"op":"annul","trace":1,"cashier":"\xff"}', "payload"),
+    (b"\xde", "payload"), (b'{"a":' * 400, "payload"),
+    (b'{"op":"deposit","trace":1,"amount":' + b"9" * 900, "payload"),
 ]  # fmt: skip
 
 
