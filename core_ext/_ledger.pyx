@@ -1163,6 +1163,7 @@ cdef class Ledger(Replica):
     cdef uint32_t _heap_count
     cdef uint32_t _closed_first
     cdef uint32_t _closed_last
+    cdef uint32_t _closed_count
     cdef uint32_t _key_first
     cdef uint32_t _key_last
     cdef uint32_t _attempt_first
@@ -1328,6 +1329,7 @@ cdef class Ledger(Replica):
             self._heap_add(t.ref)
         elif t.type == U_QUEUE:
             self._closed_last = two.last
+            self._closed_count -= 1
             if two.last:
                 self._hold(two.last).queue_next = 0
             else:
@@ -1451,45 +1453,64 @@ cdef class Ledger(Replica):
 
     # --- Limits ---
 
-    cdef int _limits_allow(
-        self, uint32_t ref, int side, int64_t amount, uint32_t count, int32_t day, bint night,
-        Command* c
+    cdef const Bucket* _bucket_for(
+        self, const UsageSide* u, int window, int32_t day, const Bucket* fresh
     ) noexcept nogil:
-        """Check amounts of all windows, then counts; `count` is 0 for an increment."""
+        """The counters of the window's period that holds `day`; NULL when it is closed."""
+        cdef int32_t period = period_of(window, day)
+        if period == u.current[window].period:
+            return &u.current[window]
+        if period == u.previous[window].period:
+            return &u.previous[window]
+        return fresh if period > u.previous[window].period else NULL
+
+    cdef bint _amount_allowed(
+        self, uint32_t ref, int side, int64_t amount, int32_t day, bint night, Command* c
+    ) noexcept nogil:
+        """Check the limits by value of one account; leaves the window in c where one is reached."""
         cdef Profile* p = &self._profiles[self._account(ref).profile]
-        cdef UsageSide* u
+        cdef const UsageSide* u
         cdef const Bucket* b
         cdef Bucket fresh
-        cdef int window, pass_, at
-        cdef int32_t period
-        cdef bint limited
+        cdef int window
+        cdef int64_t most
         if self._account(ref).profile == 0:
-            return DONE
+            return True
         u = &self._usage(self._cold(ref).usage).side[side]
         fresh.amount = 0
-        fresh.count = 0
-        for pass_ in range(2):
-            for window in range(WINDOWS):
-                at = side * WINDOWS + window
-                limited = p.count[at] != 0 if pass_ else p.amount[at] != 0
-                if not limited or (window == NIGHT and not night):
-                    continue
-                period = period_of(window, day)
+        for window in range(WINDOWS):
+            most = p.amount[side * WINDOWS + window]
+            if most == 0 or (window == NIGHT and not night):
+                continue
+            b = self._bucket_for(u, window, day, &fresh)
+            if b == NULL or amount > most or b.amount > most - amount:
                 c.window = 2 + window
-                if period == u.current[window].period:
-                    b = &u.current[window]
-                elif period == u.previous[window].period:
-                    b = &u.previous[window]
-                elif period > u.previous[window].period:
-                    b = &fresh
-                else:  # its counters are gone: the period is closed
-                    return LIMIT_COUNT if pass_ else LIMIT_AMOUNT
-                if pass_ == 0 and (amount > p.amount[at] or b.amount > p.amount[at] - amount):
-                    return LIMIT_AMOUNT
-                if pass_ and <uint64_t> b.count + count > p.count[at]:
-                    return LIMIT_COUNT
-        c.window = 0
-        return DONE
+                return False
+        return True
+
+    cdef bint _count_allowed(
+        self, uint32_t ref, int side, int32_t day, bint night, Command* c
+    ) noexcept nogil:
+        """Check the limits by count of one account for one more hold."""
+        cdef Profile* p = &self._profiles[self._account(ref).profile]
+        cdef const UsageSide* u
+        cdef const Bucket* b
+        cdef Bucket fresh
+        cdef int window
+        cdef uint32_t most
+        if self._account(ref).profile == 0:
+            return True
+        u = &self._usage(self._cold(ref).usage).side[side]
+        fresh.count = 0
+        for window in range(WINDOWS):
+            most = p.count[side * WINDOWS + window]
+            if most == 0 or (window == NIGHT and not night):
+                continue
+            b = self._bucket_for(u, window, day, &fresh)
+            if b == NULL or b.count >= most:
+                c.window = 2 + window
+                return False
+        return True
 
     cdef bint _charge(
         self, uint32_t ref, int side, int64_t amount, uint32_t count, int32_t day, bint night
@@ -1638,53 +1659,48 @@ cdef class Ledger(Replica):
         credits = credits + c.credits_pending + amount
         return WOULD_OVERFLOW if debits > INT64_MAX or credits > INT64_MAX else DONE
 
-    cdef int _find_sides(self, Command* c) noexcept nogil:
-        """Find debit and credit: unknown, of two ledgers, or the same are refused."""
+    cdef int _find_all(self, Command* c) noexcept nogil:
+        """Find debit, credit and meters: the same twice, unknown, of two ledgers are refused."""
+        cdef bint unknown = False
+        cdef uint32_t i, j
         if same_id(&c.debit, &c.credit):
             return SAME_ACCOUNT
+        for i in range(c.meter_count):
+            for j in range(i):
+                if same_id(&c.meters[i], &c.meters[j]):
+                    return SAME_ACCOUNT
+            c.meters_at[i] = self._find_account(&c.meters[i])
+            unknown |= c.meters_at[i] == 0
         if c.debit_at == 0:
             c.debit_at = self._find_account(&c.debit)
         if c.credit_at == 0:
             c.credit_at = self._find_account(&c.credit)
-        if c.debit_at == 0 or c.credit_at == 0:
+        if unknown or c.debit_at == 0 or c.credit_at == 0:
             return ACCOUNT_UNKNOWN
         if self._account(c.debit_at).book != self._account(c.credit_at).book:
             return CURRENCY_DIFFERS
         return DONE
 
-    cdef int _sides_open(self, uint32_t debit, uint32_t credit, bint hold) noexcept nogil:
+    cdef int _all_open(
+        self, uint32_t debit, uint32_t credit, int meter_flags, bint hold
+    ) noexcept nogil:
         cdef int debit_flags = self._account(debit).flags
         cdef int credit_flags = self._account(credit).flags
-        if (debit_flags | credit_flags) & A_CLOSED:
+        cdef int flags = debit_flags | credit_flags | meter_flags
+        if flags & A_CLOSED:
             return ACCOUNT_CLOSED
         if debit_flags & A_FROZEN_DEBIT:
             return ACCOUNT_FROZEN_DEBIT
         if credit_flags & A_FROZEN_CREDIT:
             return ACCOUNT_FROZEN_CREDIT
-        if hold and (debit_flags | credit_flags) & A_FROZEN_HOLD:
-            return ACCOUNT_FROZEN_HOLD
-        return DONE
+        return ACCOUNT_FROZEN_HOLD if hold and flags & A_FROZEN_HOLD else DONE
 
-    cdef int _find_meters(self, Command* c) noexcept nogil:
-        cdef uint32_t i, j
-        for i in range(c.meter_count):
-            for j in range(i):
-                if same_id(&c.meters[i], &c.meters[j]):
-                    return SAME_ACCOUNT
-            if c.meters_at[i] == 0:
-                c.meters_at[i] = self._find_account(&c.meters[i])
-            if c.meters_at[i] == 0:
-                return ACCOUNT_UNKNOWN
-        return DONE
-
-    cdef int _meters_open(self, Command* c) noexcept nogil:
-        cdef uint32_t i
+    cdef int _meter_flags(self, const uint32_t* meters, uint32_t n) noexcept nogil:
         cdef int flags = 0
-        for i in range(c.meter_count):
-            flags |= self._account(c.meters_at[i]).flags
-        if flags & A_CLOSED:
-            return ACCOUNT_CLOSED
-        return ACCOUNT_FROZEN_HOLD if flags & A_FROZEN_HOLD else DONE
+        cdef uint32_t i
+        for i in range(n):
+            flags |= self._account(meters[i]).flags
+        return flags
 
     cdef int _in_range(self, uint32_t ref, int64_t amount) noexcept nogil:
         cdef Profile* p = &self._profiles[self._account(ref).profile]
@@ -1709,28 +1725,34 @@ cdef class Ledger(Replica):
         return r
 
     cdef int _counters_allow(self, Command* c) noexcept nogil:
-        """Limits by window of debit, credit and meters, in this order."""
+        """Limits by window: all by value, then all by count; debit, credit, meters each time."""
         cdef bint night = c.options & H_NIGHT
         cdef int side = 1 if c.options & H_METER_CREDIT else 0
         cdef uint32_t i
-        cdef int r = self._limits_allow(c.debit_at, 0, c.amount, 1, c.day, night, c)
-        if r:
-            return r
-        r = self._limits_allow(c.credit_at, 1, c.amount, 1, c.day, night, c)
-        if r:
+        if not self._amount_allowed(c.debit_at, 0, c.amount, c.day, night, c):
+            return LIMIT_AMOUNT
+        if not self._amount_allowed(c.credit_at, 1, c.amount, c.day, night, c):
             c.account = 1
-            return r
+            return LIMIT_AMOUNT
         for i in range(c.meter_count):
-            r = self._limits_allow(c.meters_at[i], side, c.amount, 1, c.day, night, c)
-            if r:
+            if not self._amount_allowed(c.meters_at[i], side, c.amount, c.day, night, c):
                 c.account = 2 + i
-                return r
+                return LIMIT_AMOUNT
+        if not self._count_allowed(c.debit_at, 0, c.day, night, c):
+            return LIMIT_COUNT
+        if not self._count_allowed(c.credit_at, 1, c.day, night, c):
+            c.account = 1
+            return LIMIT_COUNT
+        for i in range(c.meter_count):
+            if not self._count_allowed(c.meters_at[i], side, c.day, night, c):
+                c.account = 2 + i
+                return LIMIT_COUNT
         return DONE
 
     cdef int _check_hold(self, Command* c, int64_t now) noexcept nogil:
         cdef uint32_t ref = self._find_hold(&c.id)
         cdef Hold* h
-        cdef int r
+        cdef int r, flags
         if ref:
             h = self._hold(ref)
             if h.state == TOMBSTONE:
@@ -1747,13 +1769,10 @@ cdef class Ledger(Replica):
             return TOO_LATE
         if c.amount <= 0:
             return AMOUNT_NOT_POSITIVE
-        r = self._find_sides(c)
+        r = self._find_all(c)
         if r == DONE:
-            r = self._find_meters(c)
-        if r == DONE:
-            r = self._sides_open(c.debit_at, c.credit_at, True)
-        if r == DONE:
-            r = self._meters_open(c)
+            flags = self._meter_flags(c.meters_at, c.meter_count)
+            r = self._all_open(c.debit_at, c.credit_at, flags, True)
         if r == DONE and c.options & H_METERED:
             r = self._operation_allowed(c)
         if r == DONE:
@@ -1767,24 +1786,21 @@ cdef class Ledger(Replica):
         return r
 
     cdef int _check_increment(self, Command* c, Hold* h) noexcept nogil:
-        cdef bint night = h.flags & H_NIGHT
-        cdef int side = 1 if h.flags & H_METER_CREDIT else 0
+        cdef int64_t total = saturated_add(h.amount, c.amount if c.amount > 0 else 0)
         cdef uint32_t i
         cdef int r = DONE
         if h.state != OPEN:
             return self._state_result(h)
         if c.amount <= 0:
             return AMOUNT_NOT_POSITIVE
-        r = self._sides_open(h.debit, h.credit, True)
-        if r == DONE and c.amount > INT64_MAX - h.amount:
-            r = WOULD_OVERFLOW
+        r = self._all_open(h.debit, h.credit, self._meter_flags(h.meters, h.meter_count), True)
         if r == DONE and h.charged & 1:
-            r = self._in_range(h.debit, h.amount + c.amount)
+            r = self._in_range(h.debit, total)
         if r == DONE and h.charged & 2:
-            r = self._in_range(h.credit, h.amount + c.amount)
+            r = self._in_range(h.credit, total)
         for i in range(h.meter_count):
             if r == DONE and h.charged & (4 << i):
-                r = self._in_range(h.meters[i], h.amount + c.amount)
+                r = self._in_range(h.meters[i], total)
         c.window = 1 if r == AMOUNT_OVER_RANGE else 0
         if r == DONE:
             r = self._has_room(h.debit, c.amount)
@@ -1792,16 +1808,27 @@ cdef class Ledger(Replica):
             r = self._under_cap(h.credit, c.amount)
         if r == DONE:
             r = self._fits(h.debit, h.credit, c.amount)
-        if r == DONE and h.charged & 1:
-            r = self._limits_allow(h.debit, 0, c.amount, 0, h.day, night, c)
-        if r == DONE and h.charged & 2:
-            r = self._limits_allow(h.credit, 1, c.amount, 0, h.day, night, c)
-            c.account = 1 if r else 0
-        for i in range(h.meter_count):
-            if r == DONE and h.charged & (4 << i):
-                r = self._limits_allow(h.meters[i], side, c.amount, 0, h.day, night, c)
-                c.account = 2 + i if r else 0
+        if r == DONE:  # posted and pending together hold h.amount: `total` did not saturate
+            r = self._counters_allow_more(h, c)
         return r
+
+    cdef int _counters_allow_more(self, const Hold* h, Command* c) noexcept nogil:
+        """Limits by window of all that the hold was counted for; the count stays."""
+        cdef bint night = h.flags & H_NIGHT
+        cdef int side = 1 if h.flags & H_METER_CREDIT else 0
+        cdef uint32_t i
+        if h.charged & 1 and not self._amount_allowed(h.debit, 0, c.amount, h.day, night, c):
+            return LIMIT_AMOUNT
+        if h.charged & 2 and not self._amount_allowed(h.credit, 1, c.amount, h.day, night, c):
+            c.account = 1
+            return LIMIT_AMOUNT
+        for i in range(h.meter_count):
+            if h.charged & (4 << i) and not self._amount_allowed(
+                h.meters[i], side, c.amount, h.day, night, c
+            ):
+                c.account = 2 + i
+                return LIMIT_AMOUNT
+        return DONE
 
     cdef int _state_result(self, const Hold* h) noexcept nogil:
         """What a command for an open hold answers to one that is not open."""
@@ -1913,6 +1940,7 @@ cdef class Ledger(Replica):
         else:
             self._closed_first = ref
         self._closed_last = ref
+        self._closed_count += 1
 
     # --- Effects: what live commands and replayed records both run ---
 
@@ -2197,9 +2225,9 @@ cdef class Ledger(Replica):
             return OVERLOADED
         if c.amount <= 0:
             return AMOUNT_NOT_POSITIVE
-        r = self._find_sides(c)
+        r = self._find_all(c)
         if r == DONE and c.op == OP_TRANSFER and not forced:
-            r = self._sides_open(c.debit_at, c.credit_at, False)
+            r = self._all_open(c.debit_at, c.credit_at, 0, False)
         if r == DONE and not forced:
             r = self._has_room(c.debit_at, c.amount)
         if r == DONE and c.op == OP_TRANSFER and not forced:
@@ -2276,7 +2304,7 @@ cdef class Ledger(Replica):
             return OVERLOADED
         if c.amount <= 0:
             return AMOUNT_NOT_POSITIVE
-        r = self._find_sides(c)
+        r = self._find_all(c)
         return self._fits(c.debit_at, c.credit_at, c.amount) if r == DONE else r
 
     cdef int _check_capture(self, Command* c, Hold* h, bint forced) noexcept nogil:
@@ -2572,6 +2600,7 @@ cdef class Ledger(Replica):
             while ref:
                 next_ = self._hold(ref).next
                 self._hold_free(ref)
+                self._closed_count -= 1
                 dropped += 1
                 ref = next_
         if self._closed_first == 0:
@@ -3173,7 +3202,8 @@ cdef class Ledger(Replica):
         if not (take(r, &now, 8) and take(r, &c.result, 1) and take(r, &c.has_key, 1)
                 and take(r, &c.window, 1) and take(r, &c.account, 1)):
             return "cut short"
-        if c.has_key > 1 or c.result > TOO_LATE or c.window > 5 or c.account > 5 or now < 0:
+        if (c.has_key > 1 or c.result > TOO_LATE or c.window > 5 or c.account > 5
+                or not 0 <= now < LOCKED_FOR_EVER):
             return "not a decision"
         if c.has_key and not (take(r, &c.key, 16) and take(r, &c.digest, 8)):
             return "cut short"
@@ -3207,7 +3237,7 @@ cdef class Ledger(Replica):
             return "cut short"
         if c.amount <= 0 or not 0 <= c.day <= 100_000 or c.policy > POLICY_AUTO:
             return "not a hold"
-        if self._find_sides(c) or self._find_meters(c):
+        if self._find_all(c):
             return "a hold names an unknown account"
         if self._fits(c.debit_at, c.credit_at, c.amount):
             return "a hold overflows"
@@ -3255,6 +3285,7 @@ cdef class Ledger(Replica):
         self, Command* c, uint32_t ref, Reader* r, int64_t now
     ) noexcept nogil:
         cdef Hold* h = self._hold(ref)
+        cdef int64_t rest = h.amount - h.captured if h.amount > h.captured else 0
         if not (take(r, &c.amount, 8) and take(r, &c.options, 1)):
             return "cut short"
         if c.options & C_ACCOUNTS and not take(r, &c.debit, 32):
@@ -3265,8 +3296,7 @@ cdef class Ledger(Replica):
             if (ref == 0 and self._find_hold(&c.id)) or self._check_unheld(c, ref):
                 return "a forced capture without its accounts"
         elif h.state == OPEN:
-            c.options |= C_FORCED if c.options & C_FORCED else 0
-            if c.amount > h.amount - h.captured and self._fits(h.debit, h.credit, c.amount):
+            if c.amount > rest and self._fits(h.debit, h.credit, c.amount - rest):
                 return "a capture overflows"
         elif (h.state != RELEASED and h.state != EXPIRED) or not c.options & C_FORCED:
             return "there is nothing to capture"
@@ -3282,7 +3312,7 @@ cdef class Ledger(Replica):
             return "cut short"
         if c.op == OP_ADJUST and not (take(r, &c.number, 4) and take(r, &c.meters, 32)):
             return "cut short"
-        if (c.amount <= 0 or self._find_sides(c)
+        if (c.amount <= 0 or self._find_all(c)
                 or self._fits(c.debit_at, c.credit_at, c.amount)
                 or self._forced.live >= self._forced.most):
             return "not a transfer"
@@ -3298,7 +3328,8 @@ cdef class Ledger(Replica):
             if not (take(r, &c.ledger, 4) and take(r, &c.code, 2) and take(r, &c.flags, 2)
                     and take(r, &c.profile, 2) and take(r, &c.amount, 8)):
                 return "cut short"
-            if ref or self._accounts.live >= self._accounts.most or c.flags & ~A_PUBLIC:
+            if (ref or self._accounts.live >= self._accounts.most or c.flags & ~A_PUBLIC
+                    or c.amount < 0 or (c.profile and not self._profiles[c.profile].known)):
                 return "an account without a place"
             if self._book_of(c.ledger) >= BOOKS_MAX:
                 return "more ledgers than there may be"
@@ -3309,6 +3340,9 @@ cdef class Ledger(Replica):
         if c.op == OP_LIMITS:
             if not (take(r, &c.options, 1) and take(r, &c.profile, 2) and take(r, &c.amount, 24)):
                 return "cut short"
+            if (c.amount < 0 or c.low < 0 or c.high < 0
+                    or (c.profile and not self._profiles[c.profile].known)):
+                return "not limits"
             self._change_limits(c, ref)
             return NULL
         if not (take(r, &c.flags, 2) and take(r, &c.code, 2)):
@@ -3338,6 +3372,8 @@ cdef class Ledger(Replica):
             return "unknown kind"
         if not (take(r, &a.id, 16) and take(r, &a.last_step, 32) and take(r, &a.count, 8)):
             return "cut short"
+        if a.last_step < -1 or a.window_ns < 0 or a.touched_ns < 0 or a.locked_until_s < 0:
+            return "not a counter"
         if (index_find(&self._attempt_index, &self._attempts, &a.id, id_mix(&a.id)) == 0
                 and self._attempts.live >= self._attempts.most):
             return "more attempt counters than the table holds"
@@ -3440,12 +3476,7 @@ cdef class Ledger(Replica):
 
     def counts(self):
         """Return how many entries each table holds, and the bytes in use by all of them."""
-        cdef uint32_t ref
-        cdef uint64_t open_ = 0
-        cdef size_t used = 0
-        for ref in range(1, self._holds.top):
-            open_ += self._hold(ref).state == OPEN
-        used = (
+        cdef size_t used = (
             self._accounts.top * (sizeof(Account) + sizeof(Cold))
             + self._usages.top * sizeof(Usage) + self._holds.top * sizeof(Hold)
             + self._keys.top * sizeof(Key) + self._attempts.top * sizeof(Attempt)
@@ -3454,7 +3485,7 @@ cdef class Ledger(Replica):
         )
         return {
             "accounts": self._accounts.live,
-            "holds_open": open_,
+            "holds_open": self._holds.live - self._closed_count,
             "holds": self._holds.live,
             "keys": self._keys.live,
             "attempts": self._attempts.live,
@@ -3675,7 +3706,7 @@ cdef class Ledger(Replica):
             n += 1
             last = ref
             ref = self._hold(ref).queue_next
-        if n != closed or last != self._closed_last:
+        if n != closed or n != self._closed_count or last != self._closed_last:
             found.append("holds: the queue of closed holds is broken")
         n = last = 0
         ref = self._key_first
@@ -3972,6 +4003,7 @@ cdef class Ledger(Replica):
             if self._hold_index.used == self._holds.live:
                 raise ValueError("ledger snapshot: more holds than it says")
             index_add(&self._hold_index, id_mix(&h.id), ref)
+            self._closed_count += h.state != OPEN
             if h.heap_at:
                 self._heap_add(ref)
         ref = self._key_first
@@ -4001,7 +4033,7 @@ cdef class Ledger(Replica):
         index_wipe(&self._key_index)
         index_wipe(&self._attempt_index)
         self._book_count = self._heap_count = 0
-        self._closed_first = self._closed_last = 0
+        self._closed_first = self._closed_last = self._closed_count = 0
         self._key_first = self._key_last = 0
         self._attempt_first = self._attempt_last = 0
         self._horizon_ns = 0

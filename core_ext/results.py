@@ -66,7 +66,7 @@ PRECEDENCE: tuple[Result, ...] = (
     Result.REPEATED,
     Result.REPEATED_WITH_DIFFERENCE,
     Result.KEY_EXPIRED,
-    Result.OVERLOADED,
+    Result.OVERLOADED,  # no room for the key; where there is none for the hold: after TOMBSTONED
     Result.TOMBSTONED,
     Result.TOO_LATE,
     Result.HOLD_UNKNOWN,
@@ -88,8 +88,8 @@ PRECEDENCE: tuple[Result, ...] = (
     Result.AMOUNT_OVER_RANGE,
     Result.CREDIT_LIMIT_REACHED,
     Result.FUNDS_SHORT,
-    Result.BALANCE_CAP_REACHED,
     Result.LIQUIDITY_SHORT,
+    Result.BALANCE_CAP_REACHED,
     Result.WOULD_OVERFLOW,
     Result.LIMIT_AMOUNT,
     Result.LIMIT_COUNT,

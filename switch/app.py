@@ -241,7 +241,9 @@ class App:
             if due_ns is not None:
                 pause_s = min(max((due_ns - self.node.clock.mono_ns()) / 1e9, 0.0), TIMER_PAUSE_S)
             await trio.sleep(pause_s)
-            self.node.run_timers()
+            while self.node.run_due():
+                await trio.lowlevel.checkpoint()
+                await self.node.room()
 
     async def _ops(self, listener: Any, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         journal = self.node.store.journal

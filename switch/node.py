@@ -4,18 +4,34 @@ A turn is: begin a step, give requests to the flows, end the step. Ending it wri
 kept and holds the answers in the gate; `settle` then hands the group to the flusher.
 """
 
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from core_ext import Batch, Counters, Histogram, Result, Wheel
+from core_ext._journal import JournalFull
 from core_ext._mac import MacKey, SeedVault
-from protocols.messages import Message
+from protocols.messages import (
+    Annul,
+    CashOut,
+    Delivered,
+    Deposit,
+    Hold,
+    Holder,
+    LastOperation,
+    Message,
+    NetworkAnswer,
+    NetworkHolder,
+    SignOff,
+    Status,
+)
 from switch.calendar import Calendar
 from switch.clock import Clock
 from switch.config import Config
 from switch.flows import operations as ops
+from switch.flows.answers import plain, refused
 from switch.flows.ceibo import Ceibo
 from switch.flows.fingerprint import Fingerprint
 from switch.flows.limit_book import LimitBook
@@ -38,7 +54,7 @@ from switch.flows.step import (
 from switch.flows.tokens import TokenDesk
 from switch.journal.gate import Destination, ReplyGate
 from switch.journal.records import AlarmRecord, NoticeRecord
-from switch.journal.store import StateError, Store
+from switch.journal.store import REQUEST_BYTES_MAX, StateError, Store
 from switch.ops.audit import encode, from_effect
 from switch.ops.keys import MasterKey
 from switch.ops.logs import logger
@@ -61,6 +77,10 @@ TICK_NS = 1_000_000_000
 FORGET_EVERY_NS = 60 * 1_000_000_000
 FORGET_COUNT = 20_000
 MASTER_KEY_CHECK = b"master_key"
+# Requests that write nothing while no new work is admitted: holds are refused, repeats are told.
+QUESTIONS = frozenset(
+    (CashOut, Deposit, LastOperation, Holder, SignOff, Hold, Status, NetworkHolder)
+)
 
 log = logger("node")
 
@@ -89,7 +109,12 @@ class Node:
         self._next_timer = 1
         self._day_end_ns = 0
         self._forgotten_ns = 0
+        self._due: deque[tuple[str, str, str]] = deque()
         self._progress = trio.Event()
+        # Of one read. A step that is nearly full takes in one more read, so twice that many.
+        self.requests_max = self.store.step_bytes_max // REQUEST_BYTES_MAX
+        self._asked = 0
+        self._admitting = self._concluding = True
         self.turned = trio.Event()
         self._build()
 
@@ -150,8 +175,16 @@ class Node:
         self._deadlines = {"red": self.red.on_deadline, "sicoop": self.sicoop.on_deadline}
 
     def open(self) -> None:
-        """Recover the state and finish what a stop left open."""
+        """Recover the state and finish what a stop left open.
+
+        Raises:
+            Corruption, SnapshotError, StateError: damage; nothing was changed.
+            JournalFull: no room for what has to be finished.
+        """
         self.store.open()
+        if not self.store.concluding:
+            self.store.close()
+            raise JournalFull("no room for the conclusion of open work")
         self._check_master_key()
         step = self.begin()
         self.red.recover(step)
@@ -178,16 +211,35 @@ class Node:
     def begin(self) -> Step:
         """Start a step: its time, and whether new work may be taken."""
         now_ns = self.clock.wall_ns()
+        self._asked = 0
+        admitting = self.store.admitting
+        if admitting is not self._admitting:
+            self._admitting = admitting
+            room_bytes = self.store.journal.room_bytes
+            log.warning("disk_has_room" if admitting else "disk_full", room_bytes=room_bytes)
+        self._concluding = admitting or self.store.concluding
+        if not self._concluding:
+            return Step(now_ns, self.clock.mono_ns(), False)
         if now_ns >= self._day_end_ns or now_ns < self._day_end_ns - 3 * 86_400 * TICK_NS:
             self.limits.refresh(now_ns)
             self._day_end_ns = self.calendar.business(now_ns).end_ns
-        return Step(now_ns, self.clock.mono_ns(), self.store.admitting)
+        return Step(now_ns, self.clock.mono_ns(), admitting)
+
+    @property
+    def full(self) -> bool:
+        """True when the step has as many requests as its group surely holds."""
+        return self._asked >= self.requests_max
 
     def terminal_request(
         self, step: Step, terminal: Terminal, message: Any, origin: Destination
     ) -> None:
         """One request of a signed-on terminal; its answer goes into the gate at the step's end."""
         self.counters.add(REQUESTS)
+        self._asked += 1
+        if not self._concluding and type(message) not in QUESTIONS:
+            self.counters.add(FULL)
+            step.reply(origin, _no_room(message))
+            return
         answer = self.red.ask(step, terminal, message, origin)
         if answer is not None:
             step.reply(origin, answer)
@@ -195,6 +247,11 @@ class Node:
     def network_request(self, step: Step, network: str, message: Any, origin: Destination) -> None:
         """One request of a network's session."""
         self.counters.add(REQUESTS)
+        self._asked += 1
+        if not self._concluding and type(message) not in QUESTIONS:
+            self.counters.add(FULL)
+            step.reply(origin, NetworkAnswer(message.id, "96", message.reference, "ERROR"))
+            return
         answer = self.sicoop.ask(step, network, message, origin)
         if answer is not None:
             step.reply(origin, answer)
@@ -240,10 +297,16 @@ class Node:
         self.settle()
         self._progress.set()
 
+    @property
+    def crowded(self) -> bool:
+        """True while the open group should be let go before more requests are taken."""
+        return self.store.journal.open_bytes > self.store.open_bytes_max
+
     async def room(self) -> None:
         """Wait while the open group is so large that no more requests should be read."""
-        while self.store.journal.open_bytes > self.store.open_bytes_max:
-            self._progress = trio.Event()
+        while self.crowded:
+            if self._progress.is_set():  # else others wait for it already
+                self._progress = trio.Event()
             await self._progress.wait()
 
     # ---- time
@@ -252,14 +315,27 @@ class Node:
         return self._wheel.next_ns
 
     def run_timers(self) -> None:
-        """Call what is due; then the journaled tick of the ledger and bounded forgetting."""
+        """Call all that is due."""
+        while self.run_due():
+            pass
+
+    def run_due(self) -> bool:
+        """Call what is due, as much as one step holds; True: there is more.
+
+        Then the journaled tick of the ledger and bounded forgetting.
+        """
         step = self.begin()
         for timer in self._wheel.advance(step.mono_ns):
-            role, kind, key = self._timer_keys.pop(timer)
-            del self._timers[role, kind, key]
-            self._deadlines[role](step, kind, key)
-        self._forget(step)
+            key = self._timer_keys.pop(timer)
+            del self._timers[key]
+            self._due.append(key)
+        if self._concluding:
+            for _ in range(min(len(self._due), self.requests_max)):
+                role, kind, name = self._due.popleft()
+                self._deadlines[role](step, kind, name)
+            self._forget(step)
         self.end(step)
+        return self._concluding and bool(self._due)
 
     def _forget(self, step: Step) -> None:
         """Drop what is older than the retention, a bounded piece at a time."""
@@ -303,7 +379,8 @@ class Node:
 
     def _audit(self, effect: Audit, step: Step) -> None:
         self.counters.add(AUDITS)
-        self.store.journal.append(AUDIT_RECORD, encode(from_effect(effect, step.now_ns)))
+        if self._concluding:
+            self.store.journal.append(AUDIT_RECORD, encode(from_effect(effect, step.now_ns)))
         if effect.security:
             log.warning("security", what=effect.what, who=effect.who, outcome=effect.outcome)
 
@@ -311,9 +388,10 @@ class Node:
         self.counters.add(ALARMS)
         if effect.name in self.alarms or len(self.alarms) < ALARM_NAMES_MAX:
             self.alarms[effect.name] = self.alarms.get(effect.name, 0) + 1
-        self.store.append(
-            ALARM_RECORD, AlarmRecord(step.now_ns, effect.name, effect.subject, effect.detail)
-        )
+        if self._concluding:
+            self.store.append(
+                ALARM_RECORD, AlarmRecord(step.now_ns, effect.name, effect.subject, effect.detail)
+            )
         log.warning("alarm", alarm=effect.name, subject=effect.subject, detail=effect.detail)
 
     def _count_answer(self, message: Message) -> None:
@@ -333,6 +411,13 @@ class Node:
             posted += debits_posted - credits_posted
             pending += debits_pending - credits_pending
         return {"posted": posted, "pending": pending}
+
+
+def _no_room(message: Any) -> Message:
+    """For acts of a terminal when the disk is full, the reserve included."""
+    if isinstance(message, Delivered | Annul):
+        return refused("ERROR", "cash_out", trace=message.trace, original=message.original)
+    return plain("ERROR", trace=message.trace)
 
 
 def expect_done(results: list[int], what: str) -> None:

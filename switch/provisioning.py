@@ -421,9 +421,7 @@ class Provisioning:
         if balance:
             self._fund(step, card, balance)
 
-    def _hold_voucher(
-        self, step: Step, card: Card, key: bytes, amount: int, seconds: int
-    ) -> bytes:
+    def _hold_voucher(self, step: Step, card: Card, key: bytes, amount: int, seconds: int) -> bytes:
         """Hold what a voucher may take out, its fee included; ends by itself at its expiry."""
         node = self._node
         held = account_id(f"voucher:{key.hex()}")

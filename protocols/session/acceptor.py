@@ -20,6 +20,7 @@ from protocols.session.vocabulary import (
     Encoding,
     SignOnHead,
     Vocabulary,
+    begins_map,
     decoder_of,
     encoder,
     encoding_of,
@@ -92,10 +93,11 @@ class Acceptor(Connection):
             if self._channel.fault:
                 self._fail(self._channel.fault)
             return False
-        self._set_encoding(encoding_of(frame))
+        if begins_map(frame):
+            self._set_encoding(encoding_of(frame))
         head = None
         if len(frame) <= SIGN_ON_BYTES_MAX + _MAC_BYTES:
-            head = _read_head(frame[:-_MAC_BYTES], self.encoding)
+            head = _read_head(frame[:-_MAC_BYTES], encoding_of(frame))
         self.claimed_peer = head.peer[:8] if head is not None else ""
         known = None if head is None else self._authenticate(head.peer, head.key)
         peer_key = known or NOBODY

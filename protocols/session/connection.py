@@ -21,8 +21,10 @@ from protocols.session.vocabulary import (
     Encoding,
     Side,
     Vocabulary,
+    begins_map,
     decoder,
     encoder,
+    encoding_of,
 )
 
 FAULT_TOO_LONG = 1
@@ -250,12 +252,14 @@ class Connection:
     def _refuse(
         self, payload: bytes, error: Exception, messages: list[Any], owed: list[bytes]
     ) -> None:
-        encoding: Encoding = "json" if payload[0] == JSON_FIRST_BYTE else "msgpack"
+        encoding = encoding_of(payload)
         bad, reply = refuse(self._vocabulary, self._side, encoding, payload, error)
         self.bad_frames += 1
         messages.append(bad)
         if reply is not None:
-            owed.append(encoder(encoding)(reply))
+            # What is in neither encoding is answered in that of the sign-on.
+            make = encoder(encoding) if begins_map(payload) else self._encode
+            owed.append(make(reply))
 
     def _remember(self, message: Message, encoding: Encoding) -> None:
         """Note the encoding of a request that differs, or that shares its number with one."""

@@ -145,6 +145,12 @@ def encoding_of(payload: bytes) -> Encoding:
     return "json" if payload[:1] == b"{" else "msgpack"
 
 
+def begins_map(payload: bytes) -> bool:
+    """Whether the first byte is one that a payload may have at all."""
+    first = payload[:1]
+    return first == b"{" or b"\x80" <= first <= b"\x8f" or first in (b"\xde", b"\xdf")
+
+
 # msgspec puts the path at the end, behind the offending value where it quotes one: the anchor at
 # the end keeps a peer from forging a path inside a value.
 _PATH = re.compile(r" - at (?:`key` in )?`\$(?:\.([A-Za-z_][A-Za-z0-9_]*))?[^`]*`\Z")

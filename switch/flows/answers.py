@@ -66,26 +66,27 @@ def about(
     kind = operation.kind
     shown = shown_key(key, kind)
     asked_by_itself = trace == operation.trace and original is None
-    answer_fields = {
-        "trace": trace,
-        "instruction": instruction(operation, later=later),
-        "state": operation.state,
-        "original": UNSET if asked_by_itself else (original or operation.trace),
-        "amount": operation.amount,
-        "duplicate": duplicate,
-        "operation": operation.operation or UNSET,
-        "business_date": operation.business_date or UNSET,
-        "ticket": UNSET if ticket is None else ticket,
-    }
-    if operation.state in _APPROVED_FIELDS:
-        answer_fields["authorization"] = operation.authorization
-        answer_fields["fee"] = operation.fee
-    if operation.field and shown == "FORMATO":
-        answer_fields["field"] = operation.field
     text = answer_text(shown, kind, operation.field or None, operation.state)
     if shown == "APROBADA" and operation.state == ERROR:
         text = _CANCELLED
-    return Answer(CODES[shown].code, shown, text, **answer_fields)  # type: ignore[arg-type]
+    approved = operation.state in _APPROVED_FIELDS
+    return Answer(
+        CODES[shown].code,
+        shown,
+        text,
+        trace,
+        instruction(operation, later=later),
+        operation.state,
+        UNSET if asked_by_itself else (original or operation.trace),
+        operation.operation or UNSET,
+        operation.authorization if approved else UNSET,
+        operation.business_date or UNSET,
+        operation.amount,
+        operation.fee if approved else UNSET,
+        duplicate,
+        UNSET if ticket is None else ticket,
+        operation.field if operation.field and shown == "FORMATO" else UNSET,
+    )
 
 
 def plain(key: str, *, trace: int | UnsetType) -> Answer:

@@ -314,11 +314,8 @@ class Ceibo:
         batch.clear()
         batch.capture(hold_id)
         if hold.commission:
-            batch.transfer(
-                self._account(hold.currency, "commission_expense", ACCOUNT_COMMISSIONS, step.now_ns),
-                self._clearing(hold.currency, step.now_ns),
-                hold.commission,
-            )
+            expense = self._commissions(hold.currency, step.now_ns)
+            batch.transfer(expense, self._clearing(hold.currency, step.now_ns), hold.commission)
         results = self._ledger.apply(batch, step.now_ns)
         if results[0] != Result.DONE:
             self._capture_by_force(step, hold, hold_id)
@@ -366,13 +363,8 @@ class Ceibo:
         else:
             batch.annul(hold_id, linked=commission > 0)
             if commission:
-                batch.transfer(
-                    self._clearing(hold.currency, step.now_ns),
-                    self._account(
-                        hold.currency, "commission_expense", ACCOUNT_COMMISSIONS, step.now_ns
-                    ),
-                    commission,
-                )
+                expense = self._commissions(hold.currency, step.now_ns)
+                batch.transfer(self._clearing(hold.currency, step.now_ns), expense, commission)
         results = self._ledger.apply(batch, step.now_ns)
         result = _chain_result(results)
         if result == Result.FUNDS_SHORT:
@@ -442,6 +434,9 @@ class Ceibo:
 
     def _clearing(self, currency: str, now_ns: int) -> bytes:
         return self._account(currency, "clearing:sicoop", ACCOUNT_CLEARING, now_ns)
+
+    def _commissions(self, currency: str, now_ns: int) -> bytes:
+        return self._account(currency, "commission_expense", ACCOUNT_COMMISSIONS, now_ns)
 
     def _account(self, currency: str, name: str, code: int, now_ns: int) -> bytes:
         return self._limits.account(f"ceibo:{currency}:{name}", currency, BOOK, code, now_ns)

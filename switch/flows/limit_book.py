@@ -10,11 +10,11 @@ import msgspec
 from core_ext import Batch, Ledger, Records, Result
 from switch.calendar import Calendar, day_date
 from switch.config import Config
+from switch.flows import norms
 from switch.flows import operations as ops
 from switch.flows.registry import account_id
 from switch.limits import SUM_MAX, Limits, WindowRule, resolve
 
-CURRENCY_NUMBERS = {"PYG": 600, "USD": 840, "CLP": 152, "COP": 170}
 METERS = 1  # ledger of the accounts that only count
 ACCOUNT_METER = 90
 
@@ -28,7 +28,7 @@ _DEBITED_BY = {"network": "deposit"}
 
 
 class LimitBook:
-    """Profiles and counting accounts; `refresh` once per business date, before work of that date."""
+    """Profiles and counting accounts; `refresh` once per business date, before its work."""
 
     def __init__(
         self, *, config: Config, calendar: Calendar, ledger: Ledger, records: Records
@@ -120,8 +120,8 @@ class LimitBook:
         if not self._tiers:
             found = self._records.get(ops.META, _TIERS)
             self._tiers = [""] if found is None else msgspec.msgpack.decode(found, type=list[str])
-        named = dict.fromkeys((*self._config.business.tiers, *(r.tier for r in self.limits.windows)))
-        new = [tier for tier in named if tier not in self._tiers]
+        named = (*self._config.business.tiers, *(rule.tier for rule in self.limits.windows))
+        new = [tier for tier in dict.fromkeys(named) if tier not in self._tiers]
         if new:
             self._tiers += new
             assert len(self._tiers) <= _TIERS_MAX, "tiers are renamed without end"
@@ -155,7 +155,7 @@ def meter_id(scope: str, subject: str, kind: str) -> bytes:
 
 def ledger_number(currency: str, book: int) -> int:
     """Ledger of a currency and book: postings never leave it."""
-    return CURRENCY_NUMBERS[currency] * 10 + book
+    return int(norms.currency(currency).number) * 10 + book
 
 
 __all__ = ["LimitBook", "WindowRule", "ledger_number", "meter_id"]

@@ -37,7 +37,7 @@ VOUCHERS = 41
 class RedOperation(Struct, array_like=True, gc=False):
     """red's register. `reference` is its key; `fingerprint` a keyed digest of the declared body.
 
-    `owed` names what red still owes sicoop (`confirm`, `reverse`, `annul`) until it is acknowledged;
+    `owed` names what red still owes sicoop (`confirm`, `reverse`, `annul`) until acknowledged;
     while it is set the record is open, so that recovery finds it without a search. `document` holds
     the type and the identifier as typed (document, or phone with type `TEL`).
     """

@@ -231,6 +231,8 @@ class Red:
             if isinstance(m.declaration, dict):
                 declaration = norms.declaration(m.declaration)
         day = self._calendar.local(step.now_ns)
+        declared = (kind, cashier, *identity, token, m.amount, m.currency, branch, card, depositor,
+                    declaration)  # fmt: skip
         return RedOperation(
             reference=f"{terminal.network}{terminal.number}{day.compact}{m.trace:06d}",
             kind=kind,
@@ -242,10 +244,7 @@ class Red:
             amount=m.amount,
             currency=m.currency,
             document=identity,
-            fingerprint=self._fingerprint(
-                kind, cashier, *identity, token, m.amount, m.currency, branch, card, depositor,
-                declaration,
-            ),  # fmt: skip
+            fingerprint=self._fingerprint(*declared),
             received_ns=step.now_ns,
             state=NOTHING,
             depositor=depositor,
@@ -272,9 +271,7 @@ class Red:
             return None
         return known if day.start_ns - known.received_ns <= REPEAT_OVER_MIDNIGHT_NS else None
 
-    def _warn_of_similar(
-        self, step: Step, operation: RedOperation, origin: Origin | None
-    ) -> None:
+    def _warn_of_similar(self, step: Step, operation: RedOperation, origin: Origin | None) -> None:
         """Warn where the same was typed again with a new trace while the first is open (I05)."""
         typed = (operation.kind, operation.document, operation.amount)
         before, reference = self._typed.get(operation.terminal, ((), ""))
@@ -294,7 +291,7 @@ class Red:
 
     def _not_admitted(self, step: Step, terminal: Terminal, operation: RedOperation) -> str:
         if not step.admitting:
-            return "EMISOR_NO_DISPONIBLE"
+            return "ERROR"
         if self._shifts.may_work(step, terminal, operation.cashier):
             return ""
         step.audit(operation.cashier, operation.kind, operation.reference, "58", "no shift", True)
@@ -505,14 +502,10 @@ class Red:
             return refusal
         if date != original.business_date:
             return "OPERACION_NO_VALIDA"
-        in_time = may_be_annulled(
-            self._calendar, self._config, original.business_date, step.now_ns
-        )
+        in_time = may_be_annulled(self._calendar, self._config, original.business_date, step.now_ns)
         return "" if in_time else "FUERA_DE_PLAZO"
 
-    def _conclude(
-        self, step: Step, record: RedOperation, original: RedOperation, key: str
-    ) -> None:
+    def _conclude(self, step: Step, record: RedOperation, original: RedOperation, key: str) -> None:
         """The outcome of an annulment; the original is changed only for APROBADA."""
         record.code, record.key, record.owed = CODES[key].code, key, ""
         record.registered_ns = step.now_ns
@@ -734,9 +727,7 @@ def _debt(operation: RedOperation) -> Confirm | Reverse | AnnulRegistered:
             return AnnulRegistered(0, o.original, o.amount, o.supervisor)
 
 
-def _unknown(
-    trace: int | UnsetType, original: int | UnsetType, kind: str = "cash_out"
-) -> Answer:
+def _unknown(trace: int | UnsetType, original: int | UnsetType, kind: str = "cash_out") -> Answer:
     """No such operation: nothing may be handed over, and a deposit goes back to its owner."""
     return Answer(
         CODES["ORIGINAL_NO_ENCONTRADO"].code,

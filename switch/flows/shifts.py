@@ -70,9 +70,7 @@ class Shifts:
         if refusal:
             return plain(refusal, trace=m.trace)
         float_ = m.float if isinstance(m.float, int) else 0
-        self._store(
-            Shift(terminal.network, number, terminal.number, step.now_ns, float_, float_)
-        )
+        self._store(Shift(terminal.network, number, terminal.number, step.now_ns, float_, float_))
         return plain("APROBADA", trace=m.trace)
 
     def close(self, step: Step, terminal: Terminal, m: ShiftClose) -> Answer:
@@ -145,9 +143,7 @@ class Shifts:
                 self._ledger.apply(batch, step.now_ns)
                 return ""
             return "CODIGO_USADO"
-        batch.attempt(
-            key, limit=c.attempts_card, window_s=0, lock_s=c.lock_s, row_limit=c.row_max
-        )
+        batch.attempt(key, limit=c.attempts_card, window_s=0, lock_s=c.lock_s, row_limit=c.row_max)
         locked = self._ledger.apply(batch, step.now_ns)[0] != Result.DONE
         return "CODIGO_BLOQUEADO" if locked else "CODIGO"
 
@@ -164,9 +160,7 @@ class Shifts:
         return None if found is None else ops.decode_shift(found)
 
     def _store(self, shift: Shift) -> None:
-        self._records.put(
-            ops.SHIFTS, (shift.network + shift.cashier).encode(), ops.encode(shift)
-        )
+        self._records.put(ops.SHIFTS, (shift.network + shift.cashier).encode(), ops.encode(shift))
 
 
 def staff_aad(cashier: Cashier) -> bytes:

@@ -239,7 +239,7 @@ class Sicoop:
             step.audit(network, "hold", m.reference, "94", "older than the retention", True)
             return NetworkAnswer(m.id, "94", m.reference, "DUPLICADO_DISTINTO")
         if not step.admitting:
-            return NetworkAnswer(m.id, "91", m.reference, "EMISOR_NO_DISPONIBLE")
+            return NetworkAnswer(m.id, "96", m.reference, "ERROR")
         day = self._calendar.business(step.now_ns)
         operation = SicoopOperation(
             reference=m.reference,
@@ -589,9 +589,7 @@ class Sicoop:
         self._store(operation)
         return _plain(m, "APROBADA")
 
-    def _annul(
-        self, step: Step, m: AnnulRegistered, origin: Origin | None
-    ) -> NetworkAnswer | None:
+    def _annul(self, step: Step, m: AnnulRegistered, origin: Origin | None) -> NetworkAnswer | None:
         operation = self._load(m.reference)
         if operation is None:
             step.audit(m.reference[:4], "annul", m.reference, "25", "unknown", True)
@@ -625,10 +623,8 @@ class Sicoop:
             return "FUERA_DE_PLAZO"
         return ""
 
-    def _annul_decided(
-        self, step: Step, operation: SicoopOperation, answer: IssuerAnswer
-    ) -> None:
-        """The issuer has undone it, or cannot: then it stays as it was, and people must settle it."""
+    def _annul_decided(self, step: Step, operation: SicoopOperation, answer: IssuerAnswer) -> None:
+        """The issuer has undone it, or cannot: then it stays as it was, for people to settle."""
         if answer.code in ("00", "21"):
             self._compensate_own(step, operation)
             operation.annulled = True

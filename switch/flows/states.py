@@ -96,8 +96,9 @@ CEIBO: Moves = MappingProxyType(
 
 
 def move(table: Moves, state: str, event: str) -> str:
-    """Return the state after `event`. An event the table does not allow is our own mistake."""
-    after = table.get((state, event))
-    if after is None:
-        raise AssertionError(f"no move from {state or 'nothing'} by {event}")
-    return after
+    """Return the state after `event`.
+
+    An event the table does not allow is our own mistake: the KeyError, which names state and
+    event, stops the node.
+    """
+    return table[state, event]

@@ -109,7 +109,13 @@ class Step:
         self.effects.append(Disarm(role, kind, key))
 
     def audit(
-        self, who: str, what: str, subject: str, outcome: str, reason: str = "", security: bool = False
+        self,
+        who: str,
+        what: str,
+        subject: str,
+        outcome: str,
+        reason: str = "",
+        security: bool = False,
     ) -> None:
         self.effects.append(Audit(who, what, subject, outcome, reason, security))
 

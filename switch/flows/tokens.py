@@ -74,7 +74,13 @@ class TokenDesk:
     """Checks codes at the issuer. Durable state (last steps, tries) lives in the ledger."""
 
     def __init__(
-        self, *, config: Tokens, ledger: Ledger, records: Records, vault: SeedVault, vale_key: bytes,
+        self,
+        *,
+        config: Tokens,
+        ledger: Ledger,
+        records: Records,
+        vault: SeedVault,
+        vale_key: bytes,
         fingerprint_key: bytes,
     ) -> None:
         self._config = config
@@ -114,9 +120,8 @@ class TokenDesk:
         hits: list[tuple[Card, int]] = []
         used = expired = False
         for mode, group, pad_to in self._by_mode(open_cards, amount):
-            for card, (verdict, step) in zip(
-                group, self._match(mode, group, kind, amount, code, now_s, pad_to), strict=False
-            ):
+            verdicts = self._match(mode, group, kind, amount, code, now_s, pad_to)
+            for card, (verdict, step) in zip(group, verdicts, strict=True):
                 if verdict == IN_WINDOW:
                     last = self._ledger.last_step(lock_key("card", card.id))
                     if last is None or step > last:
@@ -156,13 +161,17 @@ class TokenDesk:
             batch.attempt(
                 key, limit=c.attempts_card, window_s=0, lock_s=c.lock_s, row_limit=c.row_max
             )
-        for key, limit in ((locks.terminal, c.attempts_terminal), (locks.cashier, c.attempts_cashier)):
+        desk = ((locks.terminal, c.attempts_terminal), (locks.cashier, c.attempts_cashier))
+        for key, limit in desk:
             batch.attempt(
                 key, limit=limit, window_s=c.attempts_window_s, lock_s=c.lock_s, row_limit=0
             )
         # A network is never locked: that would stop a country for one attacker. Lock time 0.
         batch.attempt(
-            locks.network, limit=c.attempts_network_alarm, window_s=c.attempts_window_s, lock_s=0,
+            locks.network,
+            limit=c.attempts_network_alarm,
+            window_s=c.attempts_window_s,
+            lock_s=0,
             row_limit=0,
         )
         *persons, terminal, cashier, network = (
@@ -186,6 +195,8 @@ class TokenDesk:
         by what the others left.
         """
         above = self._config.ocra_above
+        if len(cards) == 1 and not above and cards[0].mode == "totp":
+            return [("totp", cards, self._config.max_cards)]  # nearly everybody
         groups: dict[str, list[Card]] = {}
         for card in cards:
             mode = "ocra" if card.mode == "totp" and 0 < above < amount else card.mode

@@ -22,6 +22,9 @@ from switch.journal import snapshot
 LEDGER_KINDS = (1, 63)
 RECORDS_KINDS = (64, 95)
 SEQ_MAX = 2**63 - 1
+# What one request writes at most, all roles together: a deposit with the longest declaration, which
+# stands in two records. A usual one writes 2.5 KB.
+REQUEST_BYTES_MAX = 20 * 1024
 
 
 class StateError(Exception):
@@ -123,6 +126,7 @@ class Store(State):
         self._groups_to_digest = self._groups_per_digest
         # A turn may add to the open group whatever one read brings: leave it three quarters.
         self.open_bytes_max = config.journal.group_bytes_max // 4
+        self.step_bytes_max = max(config.journal.group_bytes_max // 8, REQUEST_BYTES_MAX)
 
     def open(self) -> None:
         """Recover, then go on where the journal ends.
@@ -146,6 +150,17 @@ class Store(State):
     def admitting(self) -> bool:
         """True while there is durable room for new work beyond what open work may still need."""
         return self.journal.room_bytes > self.journal.open_bytes + self.open_bytes_max
+
+    @property
+    def concluding(self) -> bool:
+        """True while one more step surely finds room, out of the reserve if need be.
+
+        Below it nothing may be written any more: a step that fails halfway stops the node.
+        """
+        journal = self.journal
+        wanted = journal.open_bytes + self.step_bytes_max
+        # A group does not cross the end of a segment, so half of the reserve may be out of reach.
+        return journal.room_bytes > wanted or journal.zeroed_bytes > 2 * wanted
 
     @property
     def flushed(self) -> bool:

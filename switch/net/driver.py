@@ -133,14 +133,15 @@ class Driver:
                     if not data:
                         peer.ended = True
                         break
+                    await self._node.room()
                     if peer.session.signed_on:
                         self._turn(peer, data, most)
                     else:
                         await self._sign_on_turn(peer, data, most)
                 while not peer.finishing and (peer.in_flight >= most or peer.session.more):
                     await peer.room(most)
+                    await self._node.room()
                     self._turn(peer, b"", most)
-                await self._node.room()
             # A peer that only half-closed, or signed off, still gets what it is owed.
             with trio.move_on_after(self._config.drain_s):
                 await peer.drained()
@@ -198,7 +199,7 @@ class Driver:
     def _decoded(self, peer: Peer, data: bytes, most: int) -> list[Any]:
         session = peer.session
         was_confirmed = session.confirmed
-        messages = peer.take(data, max(most - peer.in_flight, 1))
+        messages = peer.take(data, max(min(most - peer.in_flight, self._node.requests_max), 1))
         if session.confirmed and not was_confirmed:
             self._confirmed(peer)
         return messages

@@ -18,7 +18,7 @@ from switch.net.peer import Peer
 from switch.node import Node, Step
 
 PASS_MAX = 1024  # sockets served in one pass; the rest is still readable in the next
-READ_BYTES_MAX = 65_536
+READ_BYTES_MAX = 16_384
 
 
 class Turn(Protocol):
@@ -87,5 +87,11 @@ class Pump:
             if not attended.turn.pumped(step, attended.peer, data):
                 self._release(fd)
                 attended.done.set()
-        node.end(step)
+            if node.full:
+                node.end(step)
+                if node.crowded:
+                    break
+                step = node.begin()
+        else:
+            node.end(step)
         node.settle()

@@ -5,7 +5,7 @@ from msgspec import UNSET
 
 from protocols.messages import Confirm, Holder, Reverse
 from tests.flows.conftest import Build
-from tests.house import BRANCH, NETWORK, TERMINAL, House
+from tests.house import BRANCH, TERMINAL, House
 
 A = 150_000
 NOT_APPROVED = "Operación no aprobada."
@@ -29,9 +29,7 @@ def test_D01_normal_run(house: House) -> None:
     assert (house.available(), pending(house), house.reserved()) == (1_000_000 + A, 0, 0)
     assert house.app(house.holder.card) == [("approved", A, BRANCH)]
     assert any("DEPOSITO" in line for line in answer.ticket)
-    assert "Titular           ANA M**** R****" in answer.ticket or any(
-        line.startswith("Titular") for line in answer.ticket
-    )
+    assert any(line.startswith("Titular") for line in answer.ticket)
     house.expect_end(1, "F1", A)
 
 
@@ -308,4 +306,3 @@ def test_D15_position_is_reserved_until_the_end_is_known(house: House) -> None:
     house.network(house.hold(reference, A, kind="deposit"))
     house.network(Confirm(3, reference, ""))
     assert (house.position(), house.reserved()) == (A, 0)
-    assert NETWORK in reference

@@ -330,17 +330,13 @@ class Model:
     # --- Rules ---
 
     def _usable(self, d: Account, c: Account, hold: bool, meters: list[Account]) -> None:
-        if (d.flags | c.flags) & CLOSED:
+        if any(a.flags & CLOSED for a in (d, c, *meters)):
             raise Refused(Result.ACCOUNT_CLOSED)
         if d.flags & FROZEN_DEBIT:
             raise Refused(Result.ACCOUNT_FROZEN_DEBIT)
         if c.flags & FROZEN_CREDIT:
             raise Refused(Result.ACCOUNT_FROZEN_CREDIT)
-        if hold and (d.flags | c.flags) & FROZEN_HOLD:
-            raise Refused(Result.ACCOUNT_FROZEN_HOLD)
-        if any(m.flags & CLOSED for m in meters):
-            raise Refused(Result.ACCOUNT_CLOSED)
-        if any(m.flags & FROZEN_HOLD for m in meters):
+        if hold and any(a.flags & FROZEN_HOLD for a in (d, c, *meters)):
             raise Refused(Result.ACCOUNT_FROZEN_HOLD)
 
     def _room(self, a: Account, amount: int, *, annul: bool = False) -> None:
@@ -375,24 +371,22 @@ class Model:
                 raise Refused(Result.AMOUNT_OVER_RANGE, "operation")
 
     def _limits(
-        self, place: int, id: bytes, side: str, amount: int, count: int, day: int, night: bool
+        self, which: int, place: int, id: bytes, side: str, amount: int, day: int, night: bool
     ) -> None:
+        """Limits by value (which 0) or by count (1) of one account."""
         account = self.state.accounts[id]
         profile = self.state.profiles.get(account.profile)
-        if not profile:
-            return
-        for which, result in ((0, Result.LIMIT_AMOUNT), (1, Result.LIMIT_COUNT)):
-            for window in WINDOWS:
-                most = profile["windows"].get((side, window), (0, 0))[which]
-                if not most or (window == "night" and not night):
-                    continue
-                kept = account.usage.get((side, window), {})
-                now = period(window, day)
-                if now not in kept and len(kept) == 2 and now < min(kept):
-                    raise Refused(result, window, place)
-                used = kept.get(now, [0, 0])[which]
-                if used + (amount, count)[which] > most:
-                    raise Refused(result, window, place)
+        result = (Result.LIMIT_AMOUNT, Result.LIMIT_COUNT)[which]
+        for window in WINDOWS if profile else ():
+            most = profile["windows"].get((side, window), (0, 0))[which]
+            if not most or (window == "night" and not night):
+                continue
+            kept = account.usage.get((side, window), {})
+            now = period(window, day)
+            if now not in kept and len(kept) == 2 and now < min(kept):
+                raise Refused(result, window, place)
+            if kept.get(now, [0, 0])[which] + (amount, 1)[which] > most:
+                raise Refused(result, window, place)
 
     def _charge(self, id: bytes, side: str, amount: int, count: int, day: int, night: bool) -> bool:
         account = self.state.accounts[id]
@@ -483,11 +477,11 @@ class Model:
             raise Refused(Result.TOO_LATE)
         if amount <= 0:
             raise Refused(Result.AMOUNT_NOT_POSITIVE)
-        d, c = self._sides(debit, credit)
-        for at, meter in enumerate(meters):
-            if meter in meters[:at]:
-                raise Refused(Result.SAME_ACCOUNT_BOTH_SIDES)
+        if len(set(meters)) < len(meters) or debit == credit:
+            raise Refused(Result.SAME_ACCOUNT_BOTH_SIDES)
+        for meter in meters:
             self._find(meter)
+        d, c = self._sides(debit, credit)
         self._usable(d, c, True, [self.state.accounts[m] for m in meters])
         if metered:
             self._in_range([debit, credit, *meters], amount)
@@ -498,8 +492,9 @@ class Model:
         limited = [(debit, "debit"), (credit, "credit"), *((m, side) for m in meters)]
         new = Hold(debit, credit, amount, day, night, policy, code, now, meters, side)
         if metered:
-            for place, (id, of) in enumerate(limited):
-                self._limits(place, id, of, amount, 1, day, night)
+            for which in (0, 1):
+                for place, (id, of) in enumerate(limited):
+                    self._limits(which, place, id, of, amount, day, night)
             new.charged = [x for x in limited if self._charge(*x, amount, 1, day, night)]
         if expires_after_s:
             new.expires_ns = now + expires_after_s * SECOND_NS
@@ -536,10 +531,8 @@ class Model:
         if amount <= 0:
             raise Refused(Result.AMOUNT_NOT_POSITIVE)
         d, c = self.state.accounts[h.debit], self.state.accounts[h.credit]
-        self._usable(d, c, True, [])
-        if h.amount + amount > I64_MAX:
-            raise Refused(Result.WOULD_OVERFLOW)
-        self._in_range([id for id, _ in h.charged], h.amount + amount)
+        self._usable(d, c, True, [self.state.accounts[m] for m in h.meters])
+        self._in_range([id for id, _ in h.charged], min(I64_MAX, h.amount + amount))
         self._room(d, amount)
         self._cap(c, amount)
         self._fits(d, c, amount)
@@ -549,7 +542,7 @@ class Model:
         for place, limited in enumerate(places):
             if limited in charged:
                 charged.remove(limited)
-                self._limits(place, *limited, amount, 0, h.day, h.night)
+                self._limits(0, place, *limited, amount, h.day, h.night)
         h.amount += amount
         h.incremented = True
         self._move(h, amount, 0)
