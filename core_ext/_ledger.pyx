@@ -53,8 +53,8 @@ from libc.stdint cimport (
     uint32_t,
     uint64_t,
 )
-from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy, memmove, memset
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memset
 
 from core_ext._sink cimport Replica, Sink
 
@@ -240,7 +240,6 @@ cdef enum:
     U_USAGE = 3
     U_BOOK = 4
     U_HOLD = 5
-    U_ATTEMPT = 6
     U_ACCOUNT_NEW = 7
     U_HOLD_NEW = 8
     U_KEY_NEW = 9
@@ -249,8 +248,7 @@ cdef enum:
     U_HEAP_ADD = 12
     U_HEAP_DROP = 13
     U_QUEUE = 14
-    U_DIGEST = 15
-    U_BOOK_NEW = 16
+    U_BOOK_NEW = 15
 
 cdef enum:
     WINDOWS = 4
@@ -264,7 +262,7 @@ cdef enum:
     CHAIN_MAX = 16
     STEP_MAX = 4096
     UNDO_BYTES = 8 << 20
-    UNDO_ONE = 64 << 10  # more than any one hold's changes need
+    UNDO_ONE = 128 << 10  # an annulled chain of 16 limited holds with 4 meters each needs 45 KB
     RECORD_BYTES = 64 << 10
     BLOCK = 32  # commands prefetched together
 
@@ -312,7 +310,7 @@ cdef inline int id_from(bytes text, Id* id) except -1:
 
 
 cdef int32_t month_of(int32_t day) noexcept nogil:
-    """Months since year 0 of a day since 1970-01-01, proleptic Gregorian (Hinnant, civil_from_days)."""
+    """Months since year 0 of a day since 1970-01-01 (Hinnant's civil_from_days)."""
     cdef int32_t z = day + 719468
     cdef int32_t era = z // 146097
     cdef int32_t doe = z - era * 146097
@@ -538,9 +536,9 @@ cdef class Batch:
             again as `repeated`; `overloaded` and `journal_full` are no decisions.
         digest: keyed 64-bit digest of the declared body; a repeat with another one answers
             `repeated_with_difference`.
-        key_ns: when the key was made, where the sender declares it: below the horizon of `forget` an
-            unknown key answers `key_expired`. 0: a hold counts as made two days after its business
-            date began, any other command as made now.
+        key_ns: when the key was made, where the sender declares it: below the horizon of `forget`
+            an unknown key answers `key_expired`. 0: a hold counts as made two days after its
+            business date began, any other command as made now.
 
     Raises ValueError for what no sender could have meant (id of a wrong length, unknown flag bits,
     a chain of more than 16) and OverflowError where a number does not fit its field; the batch is
@@ -644,8 +642,8 @@ cdef class Batch:
         uint64_t digest=0,
         int64_t key_ns=0,
     ):
-        """Open an account. The same again is `repeated`, with other terms `repeated_with_difference`;
-        a profile that was never set is `account_unknown`."""
+        """Open an account. The same again is `repeated`, or `repeated_with_difference` with other
+        terms; a profile that was never set is `account_unknown`."""
         if flags & ~A_PUBLIC or flags & A_CLOSED:
             raise ValueError("unknown flags")
         if credit_limit < 0:
@@ -1759,7 +1757,8 @@ cdef class Ledger(Replica):
                 return TOMBSTONED
             c.decided_ns = h.created_ns
             c.first = DONE
-            if (h.debit == self._find_account(&c.debit) and h.credit == self._find_account(&c.credit)
+            if (h.debit == self._find_account(&c.debit)
+                    and h.credit == self._find_account(&c.credit)
                     and (h.amount == c.amount or h.flags & (H_INCREMENTED | H_FORCED))):
                 return REPEATED
             return REPEATED_WITH_DIFFERENCE
@@ -2711,6 +2710,9 @@ cdef class Ledger(Replica):
         """Decide and apply one command; True when there is something to journal."""
         cdef size_t mark = self._undo_used
         cdef uint64_t digest = self._digest
+        if mark > UNDO_BYTES - UNDO_ONE:
+            self._fault = "a chain outgrew the undo log"
+            return False
         if self._answer_by_key(c, now):
             return False
         self._book_logged = 0

@@ -5,7 +5,7 @@ store the newest. They are array-like MessagePack: new fields go to the end, wit
 old journals stay readable. No record holds a token, in clear or as a digest that could be guessed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 import msgspec
@@ -201,11 +201,13 @@ class Table(Generic[T]):
     def put(self, key: bytes, operation: T, stamp: int) -> None:
         self._dirty[key] = (operation, stamp)
 
-    def open(self) -> list[T]:
-        """Operations that are not finished, changes of this step included."""
-        found = {key: self._decode(value) for key, value in self._records.open_items(self._space)}
-        found |= {key: operation for key, (operation, _) in self._dirty.items()}
-        return [operation for operation in found.values() if self._is_open(operation)]
+    def open(self) -> Iterator[T]:
+        """Operations that are not finished, each as it stands when its turn comes."""
+        keys = [key for key, _ in self._records.open_items(self._space)]
+        for key in dict.fromkeys((*keys, *self._dirty)):
+            operation = self.get(key)
+            if operation is not None and self._is_open(operation):
+                yield operation
 
     def flush(self) -> None:
         if not self._dirty:

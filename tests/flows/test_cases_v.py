@@ -201,6 +201,29 @@ def test_V04_survives_a_restart(house: House) -> None:
     house.expect_end(1, "E4", A)
 
 
+def test_V04_confirmation_and_annulment_owed_over_a_restart(house: House) -> None:
+    house.defer_platform(Confirm, AnnulRegistered)
+    house.cash_out(A)
+    house.send([(TERMINAL, house.annulment(1, trace=2))])
+    house.crash()
+    assert house.states(1)[:2] == ("ANULADA", "REVERSADA")
+    assert house.register(1).owed == ""
+    house.expect_end(1, "E4", A)
+
+
+def test_V04_same_annulment_while_the_first_is_under_way(house: House) -> None:
+    house.deposit(A)
+    port = house.defer_platform(AnnulRegistered)
+    message = house.annulment(1, trace=2)
+    first, again = house.send([(TERMINAL, message), (TERMINAL, message)])
+    port.deliver()
+    assert [(t.answer.code, t.answer.duplicate) for t in (first, again)] == [
+        ("00", False),
+        ("00", True),
+    ]
+    house.expect_end(1, "F4", A)
+
+
 def test_V04_refusal_that_comes_late_leaves_the_operation(house: House) -> None:
     house.deposit(A)
     house.cash_out(1_100_000)

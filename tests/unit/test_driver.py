@@ -40,6 +40,7 @@ class StubNode:
 
     config = StubConfig()
     clock = StubClock()
+    requests_max = 100
 
     def __init__(self) -> None:
         self.gate = ReplyGate()
