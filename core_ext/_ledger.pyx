@@ -92,7 +92,7 @@ cdef extern from *:
             munmap(p, bytes);
     }
 
-    /* 64 x 64 -> 128 bit multiplication folded: two of them pass every avalanche test (wyhash). */
+    /* 64 x 64 -> 128 bit multiplication, folded, twice: the mixing step of wyhash (public domain). */
     static inline uint64_t tr_fold(uint64_t a, uint64_t b) {
         unsigned __int128 m = (unsigned __int128)a * b;
         return (uint64_t)m ^ (uint64_t)(m >> 64);
@@ -496,7 +496,7 @@ cdef int index_reserve(Index* t, uint32_t more) noexcept nogil:
     """Make room for `more` entries; -1 without memory.
 
     The home of an entry is the top bits of its hash, so doubling keeps their order and walks both
-    tables once from front to back: 10 ns an entry, not a cache miss each.
+    tables once from front to back, without a cache miss an entry. `Ledger.reserve` does it ahead.
     """
     cdef uint64_t need = <uint64_t> t.used + more
     cdef uint32_t bits = t.bits
@@ -914,7 +914,7 @@ cdef class Batch:
         uint64_t digest=0,
         int64_t key_ns=0,
     ):
-        """Correct by hand, past freezes and closes. Needs two different persons (ids, journaled)."""
+        """Correct by hand, past freezes and closes; by two different persons (ids, journaled)."""
         if author == second:
             raise ValueError("an adjustment needs two different persons")
         cdef Command* c = self._begin(OP_ADJUST)
@@ -1227,6 +1227,22 @@ cdef class Ledger(Replica):
         tr_release(self._heap, (<size_t> self._holds.most + 2) * sizeof(uint32_t))
         tr_release(self._undo, UNDO_BYTES)
         tr_release(self._record, RECORD_BYTES)
+
+    def reserve(self, *, uint32_t accounts=0, uint32_t holds=0, uint32_t keys=0,
+                uint32_t attempts=0):
+        """Make room in the indexes for so many more entries, so that no later command waits while
+        one doubles (some 20 ms at a million entries). Changes no state.
+
+        Raises MemoryError where there is none, ValueError above the sizes of this ledger.
+        """
+        if (accounts > self._accounts.most or holds > self._holds.most
+                or keys > self._keys.most or attempts > self._attempts.most):
+            raise ValueError("more than this ledger can ever hold")
+        if (index_reserve(&self._account_index, accounts)
+                or index_reserve(&self._hold_index, holds)
+                or index_reserve(&self._key_index, keys)
+                or index_reserve(&self._attempt_index, attempts)):
+            raise MemoryError("no memory for an index of the ledger")
 
     # --- References to structs ---
 
@@ -2334,7 +2350,7 @@ cdef class Ledger(Replica):
         return r
 
     cdef int _gone_fits(self, Command* c, uint32_t ref) noexcept nogil:
-        """Overflow check of a forced capture of a whole chain; its holds share accounts at worst."""
+        """Overflow check of a forced capture of a chain; at worst its holds share accounts."""
         cdef tr_i128 total = c.amount if c.amount else self._hold(ref).amount
         cdef uint32_t member = self._hold(ref).next
         while member:
@@ -3569,7 +3585,7 @@ cdef class Ledger(Replica):
         """Recompute every invariant from scratch; return what is broken, one text each; [] = sound.
 
         Sums of ledgers, pending amounts from open holds, available, links, indexes, the digest.
-        Takes about 50 ns an account and a hold, and 16 bytes an account meanwhile.
+        Walks everything; needs 16 bytes an account meanwhile.
         """
         found = []
         if self._stopped:

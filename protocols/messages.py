@@ -98,6 +98,7 @@ class Deposit(Message, frozen=True, tag="deposit", kw_only=True):
     document: Document | UnsetType = UNSET
     phone: Phone | UnsetType = UNSET
     card: CardReference | UnsetType = UNSET
+    token: Token | UnsetType = UNSET  # known only to be refused: a deposit is proved by its cash
     amount: Amount
     currency: Currency
     depositor: Depositor | UnsetType = UNSET

@@ -41,6 +41,8 @@ BACKLOG = 4096
 # Requests make no cycles, so collections find nothing: rarely is enough.
 GC_THRESHOLDS = (50_000, 20, 50)
 SNAPSHOT_CHECK_S = 10.0
+FOLLOWER_PAUSE_S = 5.0
+FOLLOWER_PAUSE_S_MAX = 300.0
 
 Ready = dict[str, list[Any]]
 
@@ -82,6 +84,7 @@ class App:
             "recovered", records=recovery.records, seconds=round(recovery.seconds, 3),
             snapshot_seq=recovery.snapshot_seq, torn=recovery.torn,
         )  # fmt: skip
+        self.node.store.reserve()
         # Everything that lives as long as the node is out of the collector's sight from here on.
         gc.collect()
         gc.freeze()
@@ -227,7 +230,7 @@ class App:
             self.node.on_durable()
 
     async def _settle(self) -> None:
-        """Run once after the turns of each pass: a woken task runs behind all that are ready now."""
+        """Once after the turns of each pass: a woken task runs behind all that are ready now."""
         node = self.node
         while True:
             await node.turned.wait()
@@ -269,7 +272,8 @@ class App:
     async def _snapshots(self) -> None:
         """Make a snapshot in another process whenever the journal has grown enough."""
         journal = self.node.store.journal
-        last = journal.written_bytes
+        # Growth counts from the last snapshot on, not from the start of this process.
+        last = journal.written_bytes - self.node.store.recovery.journal_bytes
         while True:
             await trio.sleep(SNAPSHOT_CHECK_S)
             if journal.written_bytes - last >= self.config.journal.snapshot_every_bytes:
@@ -282,6 +286,7 @@ class App:
             "nice", "-n", "19", sys.executable, "-m", "switch", *arguments,
             "-c", str(self.config.path),
         ]  # fmt: skip
+        pause_s = FOLLOWER_PAUSE_S
         while not self.stop.is_set():
             process = await trio.run_process(
                 command, check=False, stdin=b"", stdout=subprocess.DEVNULL, stderr=sys.stderr
@@ -289,7 +294,9 @@ class App:
             if process.returncode == 0:
                 return
             log.warning("follower_failed", command=arguments[0], returncode=process.returncode)
-            await trio.sleep(5)
+            # On a full disk each try would only take what the journal needs.
+            await trio.sleep(pause_s)
+            pause_s = min(2 * pause_s, FOLLOWER_PAUSE_S_MAX)
 
     async def _drain(self) -> None:
         for driver in self._drivers.values():

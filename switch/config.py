@@ -321,7 +321,6 @@ class Fees(msgspec.Struct, frozen=True):
     """Paid by the user per operation, PYG."""
 
     cash_out: Annotated[Fee, _says("fee of a cash_out")] = 0
-    deposit: Annotated[Fee, _says("fee of a deposit")] = 0
 
 
 class Commissions(msgspec.Struct, frozen=True):

@@ -27,6 +27,7 @@ SUM_MAX = 2**62 - 1  # what a window may add up to; the ledger's counters are 64
 CURRENCY = "PYG"
 
 Scope = Literal["card", "person", "depositor", "terminal", "cashier", "branch", "network"]
+DeclarationScope = Literal["depositor", "terminal", "cashier", "branch", "network"]
 Kind = Literal["cash_out", "deposit"]
 Window = Literal["operation", "day", "night", "calendar_week", "calendar_month"]
 SumWindow = Literal["day", "night", "calendar_week", "calendar_month"]
@@ -96,7 +97,7 @@ class DeclarationRow(msgspec.Struct, frozen=True):
         kind: by default deposits: the cash that comes in.
     """
 
-    scope: Scope
+    scope: DeclarationScope
     window: SumWindow
     threshold: Amount
     kind: Literal["cash_out", "deposit", "any"] = "deposit"
@@ -143,7 +144,7 @@ class DeclarationRule(msgspec.Struct, frozen=True):
     """A declaration threshold, resolved to an integer; ``window`` as the ledger names it."""
 
     name: str
-    scope: Scope
+    scope: DeclarationScope
     kind: Kind
     window: str
     threshold: int

@@ -405,9 +405,12 @@ class Node:
     def money_check(self) -> dict[str, int]:
         """Σ debits − Σ credits over all ledgers, posted and pending: both are 0 at all times."""
         posted = pending = 0
-        for debits_pending, debits_posted, credits_pending, credits_posted in (
-            self.store.ledger.totals().values()
-        ):
+        for (
+            debits_pending,
+            debits_posted,
+            credits_pending,
+            credits_posted,
+        ) in self.store.ledger.totals().values():
             posted += debits_posted - credits_posted
             pending += debits_pending - credits_pending
         return {"posted": posted, "pending": pending}

@@ -15,9 +15,9 @@ from protocols.messages import Echo, EchoAnswer, Error, Message
 from protocols.session.keys import unauthenticated_key
 from protocols.session.refusals import refuse
 from protocols.session.vocabulary import (
-    ANSWERS,
     DECODE_ERRORS,
     JSON_FIRST_BYTE,
+    REPLIES,
     Encoding,
     Side,
     Vocabulary,
@@ -276,7 +276,7 @@ class Connection:
             self._deviating[number] = [encoding]
 
     def _encode_deviating(self, message: Message) -> bytes:
-        if type(message) in ANSWERS:
+        if type(message) in REPLIES:
             number = _number(message, self._vocabulary)
             noted = self._deviating.get(number)
             if noted is not None:

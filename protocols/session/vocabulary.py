@@ -93,6 +93,9 @@ NETWORK: Final = Vocabulary(
 ANSWERS: Final = frozenset((Answer, NetworkAnswer, HolderAnswer, StatusAnswer, EchoAnswer))
 """Messages that follow the encoding of the request they answer."""
 
+REPLIES: Final = ANSWERS | {Error}
+"""What a request may be owed: an error, too, where it has no number to be answered under."""
+
 CASH_KINDS: Final = (CashOut, Deposit)
 
 

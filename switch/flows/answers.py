@@ -16,8 +16,8 @@ from protocols.messages import (
     Annul,
     Answer,
     Deposit,
+    Error,
     Holder,
-    HolderAnswer,
     NetworkAnswer,
     ShiftClose,
     ShiftOpen,
@@ -110,12 +110,12 @@ def refused(
     )  # fmt: skip
 
 
-def bad_field(message: TerminalRequest, field: str) -> Answer | HolderAnswer:
+def bad_field(message: TerminalRequest, field: str) -> Answer | Error:
     """Code 30: the field that no operation can be made of. The trace stays free."""
-    if isinstance(message, Holder):
-        return HolderAnswer("30", message.trace)
+    if message.trace is UNSET:
+        return Error("30", field)
     told: str | UnsetType = NO_RECIBA if isinstance(message, Deposit) else NO_ENTREGUE
-    if isinstance(message, (ShiftOpen, ShiftClose)):
+    if isinstance(message, (Holder, ShiftOpen, ShiftClose)):
         told = UNSET
     return Answer(
         "30",

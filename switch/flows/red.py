@@ -22,6 +22,7 @@ from protocols.messages import (
     Confirm,
     Delivered,
     Deposit,
+    Error,
     Hold,
     Holder,
     HolderAnswer,
@@ -79,7 +80,7 @@ _SIMILAR = Notice("Operación similar pendiente.", "warning")
 _AGAIN = frozenset(("68", "91", "96"))  # answers of a platform that decide nothing: ask again
 _ACCEPTED = frozenset(("00", "21", "25"))
 
-TerminalAnswer = Answer | HolderAnswer
+TerminalAnswer = Answer | HolderAnswer | Error
 
 
 class Platform(Protocol):
@@ -225,6 +226,8 @@ class Red:
         if isinstance(m, CashOut):
             token = self._token(m.token)
         else:
+            if isinstance(m.token, str):
+                raise FieldError("token")
             card = m.card if isinstance(m.card, str) else ""
             if isinstance(m.depositor, str):
                 depositor = "".join(norms.depositor(m.depositor))
@@ -283,7 +286,8 @@ class Red:
         self, known: RedOperation, asked: RedOperation, origin: Origin | None
     ) -> Answer | None:
         if known.fingerprint != asked.fingerprint:
-            return refused("DUPLICADO_DISTINTO", asked.kind, trace=asked.trace)
+            state = self._meant(known).state
+            return refused("DUPLICADO_DISTINTO", asked.kind, trace=asked.trace, state=state)
         if known.state == INICIADA:
             self._waiting.setdefault(known.reference, []).append((origin, asked.trace))
             return None
@@ -442,6 +446,8 @@ class Red:
     def _annulment(self, step: Step, terminal: Terminal, m: Annul) -> RedOperation:
         """The annulment as asked for; what is annulled is not yet known. Raises FieldError."""
         cashier = norms.cashier(m.cashier)
+        supervisor = norms.supervisor(m.supervisor) if isinstance(m.supervisor, str) else ""
+        date = norms.date(m.business_date) if isinstance(m.business_date, str) else ""
         day = self._calendar.local(step.now_ns)
         record = RedOperation(
             reference=f"{terminal.network}{terminal.number}{day.compact}{m.trace:06d}",
@@ -455,13 +461,12 @@ class Red:
             currency="",
             document=("", ""),
             fingerprint=self._fingerprint(
-                "annul", cashier, m.original, m.supervisor, m.supervisor_code, m.business_date
+                "annul", cashier, m.original, supervisor, m.supervisor_code, str(date)
             ),
             received_ns=step.now_ns,
             state=NOTHING,
+            supervisor=supervisor,
         )
-        if isinstance(m.supervisor, str):
-            record.supervisor = norms.supervisor(m.supervisor)
         self._move(record, "started", step)
         return record
 
@@ -469,8 +474,8 @@ class Red:
         self, known: RedOperation, asked: RedOperation, origin: Origin | None
     ) -> Answer | None:
         if known.fingerprint != asked.fingerprint:
-            kind = self._original(known).kind if known.kind == "annul" else known.kind
-            return refused("DUPLICADO_DISTINTO", kind, trace=asked.trace)
+            meant = self._meant(known)
+            return refused("DUPLICADO_DISTINTO", meant.kind, trace=asked.trace, state=meant.state)
         if known.reference in self._waiting:
             self._waiting[known.reference].append((origin, asked.trace))
             return None
@@ -529,6 +534,10 @@ class Red:
         original = self._load(record.original)
         assert original is not None, "an annulment keeps the reference of its original"
         return original
+
+    def _meant(self, known: RedOperation) -> RedOperation:
+        """The operation whose cash a record is about: of an annulment, what it annuls."""
+        return self._original(known) if known.kind == "annul" else known
 
     def _annul_answer(
         self, record: RedOperation, trace: int | UnsetType, *, duplicate: bool

@@ -824,13 +824,13 @@ def _answer(operation: SicoopOperation, request: int, duplicate: bool = False) -
     if operation.code != "00":
         return NetworkAnswer(
             request, operation.code, operation.reference, operation.key,
-            operation=operation.operation, business_date=operation.business_date,
+            operation=operation.operation or UNSET, business_date=operation.business_date,
             duplicate=duplicate,
         )  # fmt: skip
     return NetworkAnswer(
         request, operation.code, operation.reference, operation.key, operation.operation,
         operation.authorization, operation.business_date, operation.fee, operation.commission,
-        duplicate, operation.name,
+        duplicate, operation.name or UNSET,
     )  # fmt: skip
 
 

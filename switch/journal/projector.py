@@ -136,7 +136,9 @@ class Projector:
         self._db.execute("COMMIT")
 
     def _position(self) -> Position | None:
-        row = self._db.execute("SELECT version, seq, chain, segment, offset FROM progress").fetchone()
+        row = self._db.execute(
+            "SELECT version, seq, chain, segment, offset FROM progress"
+        ).fetchone()
         if row is None:
             return None
         if row[0] != SCHEMA_VERSION:

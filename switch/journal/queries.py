@@ -49,7 +49,9 @@ def operation(path: Path, number: str) -> dict[str, Any] | None:
 
 def notices(path: Path, card: str, limit: int = 100) -> list[dict[str, Any]]:
     """What a card's holder was told in the app, newest first."""
-    sql = "SELECT at_ns, what, branch, amount FROM notices WHERE card = ? ORDER BY at_ns DESC LIMIT ?"
+    sql = (
+        "SELECT at_ns, what, branch, amount FROM notices WHERE card = ? ORDER BY at_ns DESC LIMIT ?"
+    )
     with _open(path) as db:
         return [dict(row) for row in db.execute(sql, (card, max(1, min(limit, ROWS_MAX))))]
 

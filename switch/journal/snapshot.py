@@ -8,6 +8,7 @@ renamed; two generations are kept. A snapshot is made by a follower, never by th
 docs/decisions/0002).
 """
 
+import fcntl
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
@@ -56,11 +57,17 @@ def write(directory: Path, position: Position, ledger: Ledger, records: Records)
     )  # fmt: skip
     path = directory / f"snapshot-{position.seq:020d}.trn"
     partial = path.with_suffix(".part")
+    _clear_partial(directory)
     with open(partial, "wb", opener=_private) as file:
-        _write_all(file, header, (ledger.dump(), records.dump()))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            _write_all(file, header, (ledger.dump(), records.dump()))
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            partial.unlink(missing_ok=True)  # of a full disk, above all
+            raise
+        partial.rename(path)
     _sync_directory(directory)
     for old in files(directory)[GENERATIONS:]:
         old.unlink()
@@ -123,6 +130,17 @@ def _write_all(file: BinaryIO, header: Header, sections: Iterable[Iterator[bytes
             put(chunk)
         put(bytes(4))
     file.write(digest.digest())
+
+
+def _clear_partial(directory: Path) -> None:
+    """Remove what killed makers left behind; one that is at work has its file locked."""
+    for path in directory.glob("snapshot-*.part"):
+        with open(path, "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            path.unlink(missing_ok=True)
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:

@@ -32,10 +32,11 @@ class StateError(Exception):
 
 
 class Recovery(msgspec.Struct, frozen=True):
-    """What recovery did: the snapshot it began at, records replayed, and how long it took."""
+    """What recovery did: the snapshot it began at, what it replayed, and how long it took."""
 
     snapshot_seq: int
     records: int
+    journal_bytes: int
     seconds: float
     torn: str
 
@@ -91,8 +92,9 @@ class State:
         reader = Reader(str(self.directory / "journal"), position=start)
         count = self.follow(reader, upto_seq=SEQ_MAX if live else None)
         self.recovery = Recovery(
-            0 if header is None else header.seq, count, time.perf_counter() - began,
-            reader.torn or "",
+            0 if header is None else header.seq, count,
+            self._address(self.position) - (0 if start is None else self._address(start)),
+            time.perf_counter() - began, reader.torn or "",
         )  # fmt: skip
         reader.close()
 
@@ -106,6 +108,10 @@ class State:
         count = reader.replay(replicas, self._on_record, upto_seq)
         self.position = reader.position
         return count
+
+    def _address(self, position: Position) -> int:
+        """A place in the journal as the bytes before it."""
+        return (position.segment - 1) * self.journal.segment_bytes + position.offset
 
     def _on_record(self, seq: int, kind: int, payload: bytes) -> None:
         if kind != DIGEST_RECORD:
@@ -124,6 +130,9 @@ class Store(State):
         self._lock = -1
         self._groups_per_digest = config.journal.digest_every_groups
         self._groups_to_digest = self._groups_per_digest
+        self._sizes = config.ledger
+        # Replacing the records of open work must always be possible.
+        self._records_bytes_max = config.ledger.records_bytes_max * 15 // 16
         # A turn may add to the open group whatever one read brings: leave it three quarters.
         self.open_bytes_max = config.journal.group_bytes_max // 4
         self.step_bytes_max = max(config.journal.group_bytes_max // 8, REQUEST_BYTES_MAX)
@@ -148,8 +157,13 @@ class Store(State):
 
     @property
     def admitting(self) -> bool:
-        """True while there is durable room for new work beyond what open work may still need."""
-        return self.journal.room_bytes > self.journal.open_bytes + self.open_bytes_max
+        """True while there is room for new work, on disk and in memory, beyond what open work may
+        still need."""
+        journal, records = self.journal, self.records
+        return (
+            journal.room_bytes > journal.open_bytes + self.open_bytes_max
+            and records.bytes_used < self._records_bytes_max
+        )
 
     @property
     def concluding(self) -> bool:
@@ -171,6 +185,14 @@ class Store(State):
         """
         journal = self.journal
         return journal.durable_seq >= journal.next_seq - 1 - journal.open_count
+
+    def reserve(self) -> None:
+        """Make the ledger's tables as large as they may get: none grows while somebody waits."""
+        counts = self.ledger.counts()
+        self.ledger.reserve(
+            accounts=self._sizes.accounts_max - counts["accounts"],
+            holds=self._sizes.holds_max - counts["holds"],
+        )
 
     def append(self, kind: int, record: msgspec.Struct) -> None:
         """Write an application record into the open group."""

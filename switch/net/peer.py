@@ -12,7 +12,7 @@ import trio
 
 from protocols.messages import Message
 from protocols.session import Acceptor
-from protocols.session.vocabulary import ANSWERS
+from protocols.session.vocabulary import REPLIES
 
 
 class Peer:
@@ -77,7 +77,7 @@ class Peer:
     def flush(self) -> None:
         """Encode and write everything that is ready."""
         messages, self._ready = self._ready, []
-        self.in_flight -= sum(type(message) in ANSWERS for message in messages)
+        self.in_flight -= sum(type(message) in REPLIES for message in messages)
         self._room.set()
         self.write(self.session.encode(messages))
 

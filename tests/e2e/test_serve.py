@@ -5,6 +5,7 @@ after it that terminal must be served as before, on the same session. At the end
 exits with 0, and its log is searched for what must never be in one.
 """
 
+import contextlib
 import datetime
 import http.client
 import random
@@ -26,7 +27,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from protocols.codes import CODES
-from switch.ops.keys import base32
 from tests.faults.process import SMALL, NodeProcess, Site, provision
 from tests.faults.wire import NOBODY, Wire, framed, tag
 
@@ -35,7 +35,7 @@ SESSION = """
 frame_bytes_max = 2048
 max_in_flight = 16
 outbox_bytes_max = 65536
-sign_on_s = 2
+sign_on_s = 3
 connections_max = 2500
 """
 MAX_IN_FLIGHT = 16
@@ -94,19 +94,6 @@ class Place:
         )  # fmt: skip
         return int(float(line.split()[-1]))
 
-    def check_log(self) -> None:
-        """No code, key, seed or document in any log."""
-        text = self.site.log.read_text(encoding="utf-8")
-        secrets_ = [terminal.key.key.hex() for terminal in self.site.terminals]
-        for card in self.site.cards:
-            secrets_ += [card.seed.hex(), base32(card.seed), card.document]
-        for secret in secrets_:
-            assert secret.lower() not in text.lower()
-        for token in self.tokens:
-            # Six digits may also be part of a time.
-            assert f'"{token}"' not in text
-        assert "Traceback" not in text, text
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
@@ -118,7 +105,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     try:
         yield found
         assert node.stop() == 0
-        found.check_log()
+        site.check_log(found.tokens)
     finally:
         node.end()
 
@@ -190,7 +177,7 @@ def test_silence_and_half_frames_end_in_time(place: Place) -> None:
         began = time.monotonic()
         assert silent.ended()
         assert half.ended()
-        assert 1.5 < time.monotonic() - began < 6
+        assert 2.5 < time.monotonic() - began < 15
 
 
 def test_half_frame_after_sign_on_then_gone(place: Place) -> None:
@@ -259,19 +246,20 @@ def test_five_failures_lock_the_pair_and_nobody_else(place: Place) -> None:
 
 
 def test_a_hundred_failures_slow_their_address_only(place: Place) -> None:
-    for _ in range(100):
-        with place.wire(source="127.0.0.30", number=f"{random.randrange(10**8):08d}") as wire:
+    for number in range(100):
+        with place.wire(source="127.0.0.30", number=f"{50_000_000 + number}") as wire:
             wire.sign_on()
-    began = time.monotonic()
-    waits = [place.wire(source="127.0.0.30") for _ in range(2)]
-    for wire in waits:
-        with wire:
+    with contextlib.ExitStack() as stack:
+        waiting = [stack.enter_context(place.wire(source="127.0.0.30")) for _ in range(5)]
+        for wire in waiting:
             wire.send({"op": "sign_on", "peer": wire.number, "nonce": "0" * 32, "version": 1})
-    for wire in waits:
-        wire.socket.close()
-    with place.signed_on(BAD, source="127.0.0.31") as wire:
-        assert wire.ask({"op": "echo"}) == {"op": "echo_answer"}
-    assert time.monotonic() - began < 1
+        began = time.monotonic()
+        with place.signed_on(BAD, source="127.0.0.31") as wire:
+            assert wire.ask({"op": "echo"}) == {"op": "echo_answer"}
+        # One a second; who would have to wait until his sign-on is overdue is not kept.
+        ends = [wire.receive() for wire in waiting]
+        assert sum(end is not None for end in ends) in (3, 4)
+        assert time.monotonic() - began > 1.5
 
 
 # ---- within a session ----------------------------------------------------------------------------
@@ -600,7 +588,7 @@ def test_tls(tmp_path: Path) -> None:
             node.signal(signal.SIGTERM)
             assert good.ended()
         assert node.wait() == 0
-        there.check_log()
+        site.check_log(there.tokens)
     finally:
         node.end()
 

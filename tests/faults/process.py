@@ -23,7 +23,7 @@ from protocols.session import PeerKey
 from switch.config import Config
 from switch.flows.registry import account_id
 from switch.node import Node
-from switch.ops.keys import MasterKey, from_base32
+from switch.ops.keys import MasterKey, base32, from_base32
 from switch.provisioning import Provisioning
 from tests.house import BRANCH, NETWORK, configuration
 
@@ -118,6 +118,33 @@ class Site:
         node.open()
         node.store.commit()
         return node
+
+    def check_log(self, tokens: Sequence[str] = ()) -> None:
+        """No code, key, seed or document in any log, and no traceback."""
+        text = self.log.read_text(encoding="utf-8")
+        words = [card.document for card in self.cards]
+        for secret in self._secrets():
+            words += [secret.hex(), base32(secret)]
+        for word in words:
+            assert word.lower() not in text.lower()
+        for token in tokens:  # six digits alone may also be part of a time
+            assert f'"{token}"' not in text
+        assert "Traceback" not in text, text
+
+    def check_files(self) -> None:
+        """No key and no seed in anything that was written, in any form."""
+        files = [path for path in self.file.parent.rglob("*") if path.is_file()]
+        assert self.config.data / "journal" in {path.parent for path in files}
+        for path in files:
+            data = path.read_bytes()
+            for secret in self._secrets():
+                for form in (secret, secret.hex().encode(), base32(secret).encode()):
+                    assert form not in data, path.name
+
+    def _secrets(self) -> list[bytes]:
+        """Keys and seeds, as they came out at provisioning."""
+        peers = [*self.terminals, self.network]
+        return [peer.key.key for peer in peers] + [card.seed for card in self.cards]
 
     def log_lines(self) -> list[dict[str, Any]]:
         """Every line of the log that is JSON."""

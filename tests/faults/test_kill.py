@@ -233,6 +233,8 @@ async def test_kill_matrix(tmp_path: Path) -> None:
     await matrix.live_and_stop()
     matrix.check_directory()
     matrix.check_books()
+    matrix.site.check_log()
+    matrix.site.check_files()
     print(matrix.report(time.monotonic() - began))
     assert sum(cashier.answers for cashier in matrix.cashiers) > 100
 

@@ -82,7 +82,7 @@ def test_cashier_disabled_during_his_shift(listed: House) -> None:
 
 def test_code_of_the_cashier(listed: House) -> None:
     seed = listed.staff(CASHIER)
-    short = listed.ask(ShiftOpen(cashier=CASHIER, cashier_code="12345678"))
+    short = listed.ask(ShiftOpen(cashier=CASHIER, cashier_code="12345678", trace=1))
     assert (short.code, short.field, short.instruction) == ("30", "cashier_code", UNSET)
     assert listed.open_shift(CASHIER, seed).code == "00"
     close(listed, 0)

@@ -919,6 +919,16 @@ def test_tables_and_indexes_grow_without_losing_anything():
     assert [id for id, _ in ledger.accounts()][:2] == [name(0), name(1)]
 
 
+def test_room_can_be_made_ahead(bank):
+    digest, before = bank.ledger.digest(), bank.ledger.counts()["bytes"]
+    bank.ledger.reserve(accounts=100_000, holds=100_000)
+    assert bank.ledger.digest() == digest
+    assert bank.ledger.counts()["bytes"] > before + 2 * 8 * 100_000
+    assert bank.ledger.check() == []
+    with pytest.raises(ValueError, match="ever hold"):
+        bank.ledger.reserve(keys=2_000_001)
+
+
 def test_open_holds_and_totals(bank):
     chain_of_two(bank, 100, 5)
     assert {id for id, view in bank.ledger.open_holds()} == {H1, H2}

@@ -103,7 +103,7 @@ g = { scope = "card", kind = "cash_out", window = "day", max = "9000 PYG", tier 
 h = { scope = "terminal", window = "night", max_count = 9 }
 i = { scope = "branch", kind = "deposit", window = "calendar_week", max = "1 PYG" }
 [declarations]
-x = { scope = "person", window = "night", kind = "any", threshold = "7 PYG" }
+x = { scope = "depositor", window = "night", kind = "any", threshold = "7 PYG" }
 """
         ),
         DAY,
@@ -207,7 +207,7 @@ def test_version_is_the_same_in_every_build(load: Load) -> None:
         ),
         ('a = { scope = "card", max = "1 PYG" }', "limits.a.window", "is missing"),
         (
-            '[declarations]\nx = { scope = "person", window = "day", threshold = "1 y" }',
+            '[declarations]\nx = { scope = "depositor", window = "day", threshold = "1 y" }',
             "declarations.x.threshold",
             "unknown",
         ),
