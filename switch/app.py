@@ -8,6 +8,7 @@ make everything durable, exit.
 """
 
 import gc
+import resource
 import socket
 import ssl
 import subprocess
@@ -41,6 +42,7 @@ BACKLOG = 4096
 # Requests make no cycles, so collections find nothing: rarely is enough.
 GC_THRESHOLDS = (50_000, 20, 50)
 SNAPSHOT_CHECK_S = 10.0
+OTHER_FILES = 200  # beside the connections: journal, listeners, pipes, HTTP
 FOLLOWER_PAUSE_S = 5.0
 FOLLOWER_PAUSE_S_MAX = 300.0
 
@@ -78,6 +80,7 @@ class App:
         Raises:
             ConfigError, Corruption, SnapshotError, StateError, OSError: with what to do about it.
         """
+        _allow_files(self.config.session.connections_max + OTHER_FILES)
         self.node.open()
         recovery = self.node.store.recovery
         log.info(
@@ -305,6 +308,17 @@ class App:
             async with trio.open_nursery() as nursery:
                 for driver in self._drivers.values():
                     nursery.start_soon(driver.finished)
+
+
+def _allow_files(wanted: int) -> None:
+    """Raise the limit of open files to what the connections need, as far as we may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < wanted:
+        log.warning("few_files", limit=most, wanted=wanted)
 
 
 def _addresses(listeners: list[Any]) -> list[Any]:

@@ -16,6 +16,7 @@ from switch.cli.base import Call, CliError, Group, progress
 from switch.cli.peers import listed
 from switch.cli.provision import Refusal, provision, provision_all
 from switch.config import FILE_NAME, Tokens
+from switch.flows import norms
 
 SEED_ONCE = "The seed is shown this once and stored sealed."
 MODES = click.Choice(("totp", "ocra", "vale"))
@@ -47,6 +48,7 @@ def card() -> None:
 @click.option("--phone", default="", help="The holder's telephone number.")
 @click.option("--name", default="", help="The holder's name.")
 @click.option("--balance", type=click.IntRange(min=0), default=0, help="Funds to begin with.")
+@click.option("--max-balance", type=click.IntRange(min=0), default=0, help="0: no cap.")
 @click.option("--token-mode", type=MODES, help="Kind of code; else tokens.mode.")
 @click.option("--tier", default="", help="Customer tier; else the first of business.tiers.")
 @click.option("--default", is_flag=True, help="Deposits that name no card go here.")
@@ -56,6 +58,7 @@ def card() -> None:
 def card_add(call: Call, /, token_mode: str | None, **values: Any) -> None:
     """Add a card; the person is made if new. Prints the seed of its codes."""
     _check_date(values["expires"])
+    _check_person(values)
     answer = provision(call.config(), "card_add", token_mode=token_mode or "", **values)
     call.fields(answer, SEED_ONCE)
 
@@ -206,6 +209,15 @@ def _iso(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
+def _check_person(values: dict[str, Any]) -> None:
+    try:
+        norms.document(values["document_type"], values["document"])
+        if values["phone"]:
+            norms.phone(values["phone"])
+    except norms.FieldError as bad:
+        raise click.UsageError(f"{bad.field} is not valid") from None
+
+
 def _check_date(text: str) -> None:
     if text and not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
         raise click.BadParameter(f"{text!r} is no date", param_hint="--expires")
@@ -277,16 +289,21 @@ def card_fund(call: Call, card: str, amount: int) -> None:
 @click.option("--seconds", type=click.IntRange(1, 30 * 86_400), default=600, show_default=True)
 @click.option("--maximum", is_flag=True, help="Good for less than the amount, too.")
 @click.option("--channel", "channels", type=KINDS, multiple=True, help="Else cash_out.")
+@click.option("--hold", is_flag=True, help="Hold the amount until it is redeemed or expires.")
 @click.pass_obj
-def card_voucher(
-    call: Call, card: str, amount: int, seconds: int, maximum: bool, channels: tuple[str, ...]
-) -> None:
+def card_voucher(call: Call, /, channels: tuple[str, ...], **values: Any) -> None:
     """Issue a voucher; prints its code."""
-    answer = provision(
-        call.config(), "card_voucher", card=card, amount=amount, seconds=seconds, maximum=maximum,
-        channels=list(channels) or None,
-    )  # fmt: skip
+    answer = provision(call.config(), "card_voucher", channels=list(channels) or None, **values)
     call.fields(answer, "The code is shown this once; only its HMAC is stored.")
+
+
+@card.command("cancel-voucher")
+@click.argument("card")
+@click.argument("code")
+@click.pass_obj
+def card_cancel_voucher(call: Call, card: str, code: str) -> None:
+    """Cancel a voucher that has not been redeemed."""
+    call.fields(provision(call.config(), "card_voucher_cancel", card=card, code=code))
 
 
 @card.command("list")

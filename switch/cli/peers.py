@@ -6,14 +6,20 @@ import click
 
 from switch.cli.base import Call, Group, print_table
 from switch.cli.provision import provision
+from switch.flows import norms
 
 ONCE = "The key is shown this once and stored sealed."
 MACS = click.Choice(("hmac-sha256", "aes-cmac"))
 HOST_MACS = click.Choice(("aes-cmac", "retail", "hmac-sha256", "none"))
 AMOUNT = click.IntRange(min=0)
 
-of_network = click.option("--network", required=True, metavar="NNNN", help="Its network.")
-of_branch = click.option("--branch", required=True, metavar="N", help="Its branch; made if new.")
+
+of_network = click.option(
+    "--network", type=norms.network, required=True, metavar="NNNN", help="Its network."
+)
+of_branch = click.option(
+    "--branch", type=norms.branch, required=True, metavar="N", help="Its branch; made if new."
+)
 
 
 def listed(call: Call, kind: str) -> None:
@@ -31,7 +37,7 @@ def network() -> None:
 
 
 @network.command("add")
-@click.argument("number")
+@click.argument("number", type=norms.network)
 @click.option("--name", default="", help="For people.")
 @click.option(
     "--net-debit-cap", type=AMOUNT, default=0, show_default=True,
@@ -52,7 +58,7 @@ def network_add(call: Call, number: str, name: str, net_debit_cap: int, payable_
 
 
 @network.command("caps")
-@click.argument("number")
+@click.argument("number", type=norms.network)
 @click.option("--net-debit-cap", type=AMOUNT, required=True, help="0: no deposits.")
 @click.option("--payable-cap", type=AMOUNT, help="0: no cap; left as it is where not given.")
 @click.pass_obj
@@ -63,7 +69,7 @@ def network_caps(call: Call, number: str, net_debit_cap: int, payable_cap: int |
 
 
 @network.command("rotate")
-@click.argument("number")
+@click.argument("number", type=norms.network)
 @click.pass_obj
 def network_rotate(call: Call, number: str) -> None:
     """Make a new key; the present one stays valid for seven days."""
@@ -71,7 +77,7 @@ def network_rotate(call: Call, number: str) -> None:
 
 
 @network.command("enable")
-@click.argument("number")
+@click.argument("number", type=norms.network)
 @click.pass_obj
 def network_enable(call: Call, number: str) -> None:
     """Let a network work again."""
@@ -79,7 +85,7 @@ def network_enable(call: Call, number: str) -> None:
 
 
 @network.command("disable")
-@click.argument("number")
+@click.argument("number", type=norms.network)
 @click.pass_obj
 def network_disable(call: Call, number: str) -> None:
     """Refuse a network's sign-ons and new operations (58)."""
@@ -102,7 +108,7 @@ def branch() -> None:
 
 
 @branch.command("enable")
-@click.argument("number")
+@click.argument("number", type=norms.branch)
 @of_network
 @click.pass_obj
 def branch_enable(call: Call, number: str, network: str) -> None:
@@ -112,7 +118,7 @@ def branch_enable(call: Call, number: str, network: str) -> None:
 
 
 @branch.command("disable")
-@click.argument("number")
+@click.argument("number", type=norms.branch)
 @of_network
 @click.pass_obj
 def branch_disable(call: Call, number: str, network: str) -> None:
@@ -137,7 +143,7 @@ def terminal() -> None:
 
 
 @terminal.command("add")
-@click.argument("number")
+@click.argument("number", type=norms.terminal)
 @of_network
 @of_branch
 @click.option("--mac", type=MACS, default="hmac-sha256", show_default=True, help="MAC algorithm.")
@@ -155,7 +161,7 @@ def terminal_add(
 
 
 @terminal.command("rotate")
-@click.argument("number")
+@click.argument("number", type=norms.terminal)
 @click.pass_obj
 def terminal_rotate(call: Call, number: str) -> None:
     """Make a new key; the present one stays valid for seven days."""
@@ -163,7 +169,7 @@ def terminal_rotate(call: Call, number: str) -> None:
 
 
 @terminal.command("enable")
-@click.argument("number")
+@click.argument("number", type=norms.terminal)
 @click.pass_obj
 def terminal_enable(call: Call, number: str) -> None:
     """Let a terminal work again."""
@@ -171,7 +177,7 @@ def terminal_enable(call: Call, number: str) -> None:
 
 
 @terminal.command("disable")
-@click.argument("number")
+@click.argument("number", type=norms.terminal)
 @click.pass_obj
 def terminal_disable(call: Call, number: str) -> None:
     """Refuse a terminal's sign-ons and new operations (58)."""
@@ -194,7 +200,7 @@ def cashier() -> None:
 
 
 @cashier.command("add")
-@click.argument("number")
+@click.argument("number", type=norms.cashier)
 @of_network
 @of_branch
 @click.option("--name", default="", help="As on tickets.")
@@ -212,7 +218,7 @@ def cashier_add(
 
 
 @cashier.command("enable")
-@click.argument("number")
+@click.argument("number", type=norms.cashier)
 @of_network
 @click.pass_obj
 def cashier_enable(call: Call, number: str, network: str) -> None:
@@ -222,7 +228,7 @@ def cashier_enable(call: Call, number: str, network: str) -> None:
 
 
 @cashier.command("disable")
-@click.argument("number")
+@click.argument("number", type=norms.cashier)
 @of_network
 @click.pass_obj
 def cashier_disable(call: Call, number: str, network: str) -> None:

@@ -92,15 +92,20 @@ class Driver:
 
     async def sweep(self) -> None:
         """Once a second: echo into silence, end what is dead or does not sign on."""
+        unproved_s = self._config.sign_on_s + 2 * self._config.heartbeat_s
         while True:
             await trio.sleep(1)
             now_s = trio.current_time()
             for peer in list(self.peers):
+                age_s = now_s - peer.opened_s
                 if peer.session.signed_on:
+                    # Bytes without a good frame are no proof: whoever replays a sign-on has them.
+                    if not peer.session.confirmed and age_s >= unproved_s:
+                        peer.cut("sign-on not proved in time")
                     peer.write(peer.session.silence(now_s - peer.heard_s))
                     if peer.session.closing:
                         peer.cut(peer.session.closing)
-                elif now_s - peer.opened_s >= self._config.sign_on_s:
+                elif age_s >= self._config.sign_on_s:
                     peer.cut("no sign-on in time")
 
     def finish(self) -> None:

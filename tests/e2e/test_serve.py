@@ -661,6 +661,31 @@ def test_a_second_node_is_refused(place: Place) -> None:
     assert "another process uses this data directory" in second.tail()
 
 
+FEW_FILES = """
+import resource
+from switch.__main__ import main
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+main()
+"""
+
+
+def test_the_usual_limit_of_files_does_not_limit_connections(tmp_path: Path) -> None:
+    site = provision(tmp_path, terminals=8, cards=5, toml=SMALL + SESSION)
+    node = site.start(program=("-c", FEW_FILES))
+    try:
+        node.ready()
+        there = Place(site, node)
+        with contextlib.ExitStack() as stack:
+            for _ in range(200):
+                stack.enter_context(there.wire(BAD))
+            with there.signed_on(GOOD) as good:
+                assert good.ask(there.cash_out())["instruction"] == "ENTREGUE"
+        assert node.stop() == 0
+        site.check_log()
+    finally:
+        node.end()
+
+
 def test_a_forged_error_ends_nothing_but_its_connection(place: Place) -> None:
     """A peer that sends an `error` of its own, authentic or not, harms itself at most."""
     with place.signed_on() as wire:

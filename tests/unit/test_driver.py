@@ -186,11 +186,29 @@ async def test_a_peer_that_answers_echoes_stays(autojump_clock: Any, bench: Benc
 async def test_half_frames_are_signs_of_life_of_a_kind(autojump_clock: Any, bench: Bench) -> None:
     """Every byte heard counts; a frame that never ends is bounded by its length, not by time."""
     client = await bench.signed_on()
+    await client.send(Echo())
+    await client.heard()
     frame = client.session.encode([LastOperation(trace=1)])
     for at in range(5):
         await trio.sleep(50)
         await client.stream.send_all(frame[at : at + 1])
     assert len(bench.driver.peers) == 1
+
+
+async def test_bytes_are_no_proof_of_a_session(autojump_clock: Any, bench: Bench) -> None:
+    """Whoever has recorded a sign-on can replay it; without the key it does not hold for long."""
+    client = await bench.signed_on()
+    async with lasts(CONFIG.sign_on_s + 2 * CONFIG.heartbeat_s), trio.open_nursery() as nursery:
+
+        async def trickle() -> None:
+            await client.stream.send_all(b"\x01")
+            while True:
+                await client.stream.send_all(b"\x00")
+                await trio.sleep(5)
+
+        nursery.start_soon(trickle)
+        assert await client.ended()
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_lock_ends_after_a_minute(autojump_clock: Any, bench: Bench) -> None:
