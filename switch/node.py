@@ -62,8 +62,6 @@ from switch.ops.logs import logger
 COUNTERS = (
     "requests",
     "answers",
-    "approved",
-    "declined",
     "turns",
     "groups",
     "late_answers",
@@ -71,7 +69,7 @@ COUNTERS = (
     "audit_events",
     "refused_full",
 )
-REQUESTS, ANSWERS, APPROVED, DECLINED, TURNS, GROUPS, LATE, ALARMS, AUDITS, FULL = range(10)
+REQUESTS, ANSWERS, TURNS, GROUPS, LATE, ALARMS, AUDITS, FULL = range(8)
 ALARM_NAMES_MAX = 200
 TICK_NS = 1_000_000_000
 FORGET_EVERY_NS = 60 * 1_000_000_000
@@ -271,7 +269,7 @@ class Node:
         seq = journal.next_seq - 1
         for reply in replies:
             self._count_answer(reply.message)
-            self.gate.hold(seq, reply.origin, reply.message)  # type: ignore[arg-type]
+            self.gate.hold(seq, reply.origin, reply.message, step.mono_ns)  # type: ignore[arg-type]
         self.counters.add(TURNS)
         self.turned.set()
 
@@ -286,7 +284,7 @@ class Node:
             self.store.seal()
             self.counters.add(GROUPS)
         if self.gate:
-            self.gate.release(journal.durable_seq)
+            self.gate.release(journal.durable_seq, self.clock.mono_ns(), self.latency)
 
     def on_durable(self) -> None:
         """The flusher has made progress: let answers out, hand over what has gathered since."""
@@ -386,6 +384,8 @@ class Node:
 
     def _alarm(self, effect: Alarm, step: Step) -> None:
         self.counters.add(ALARMS)
+        if effect.name == "late_answer":
+            self.counters.add(LATE)
         if effect.name in self.alarms or len(self.alarms) < ALARM_NAMES_MAX:
             self.alarms[effect.name] = self.alarms.get(effect.name, 0) + 1
         if self._concluding:

@@ -49,6 +49,12 @@ def sequence(path: Path) -> int:
     return int(path.stem.partition("-")[2])
 
 
+def age_s(directory: Path, now_ns: int) -> float:
+    """Seconds since the newest snapshot was written; 0 where there is none."""
+    found = files(directory)
+    return max(now_ns / 1e9 - found[0].stat().st_mtime, 0.0) if found else 0.0
+
+
 def write(directory: Path, position: Position, ledger: Ledger, records: Records) -> Path:
     """Write a snapshot of state at a journal position; returns its path once it is durable."""
     header = Header(

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
+from switch.flows import operations as ops
 from switch.flows.registry import Network
+from switch.journal import snapshot
 from switch.net.driver import Driver
 from switch.node import Node
 from switch.ops.metrics import Metrics
@@ -13,12 +15,12 @@ def add_node_metrics(metrics: Metrics, node: Node, drivers: Mapping[str, Driver]
     journal, ledger, records = node.store.journal, node.store.ledger, node.store.records
     metrics.add_counters("node", node.counters, "Events of the node.")
     metrics.add_counter(
-        "answers_by_code", "Answers by response code.",
+        "answers", "Answers by response code.",
         lambda: {(code,): count for code, count in node.codes.items()}, ("code",),
     )  # fmt: skip
     metrics.add_counter(
-        "alarms_by_name", "Alarms raised since the start.",
-        lambda: {(name,): count for name, count in node.alarms.items()}, ("alarm",),
+        "alarms", "Alarms raised since the start.",
+        lambda: {(name,): count for name, count in node.alarms.items()}, ("name",),
     )  # fmt: skip
     metrics.add_gauge(
         "connections", "Open connections by listener.",
@@ -35,7 +37,7 @@ def add_node_metrics(metrics: Metrics, node: Node, drivers: Mapping[str, Driver]
     )  # fmt: skip
     metrics.add_gauge("answers_held", "Answers that wait for durability.", lambda: len(node.gate))
     metrics.add_histogram(
-        "decision_to_durable", "From the decision to its durable group.", node.latency
+        "answer", "From the request read to its answer let out, durable.", node.latency
     )
     metrics.add_counter("journal_records", "Durable records.", lambda: journal.durable_seq)
     metrics.add_counter("journal_groups", "Durable groups.", lambda: journal.groups)
@@ -50,15 +52,43 @@ def add_node_metrics(metrics: Metrics, node: Node, drivers: Mapping[str, Driver]
         "ledger_entries", "Entries of the ledger by kind.",
         lambda: {(name,): count for name, count in ledger.counts().items()}, ("kind",),
     )  # fmt: skip
+    metrics.add_gauge(
+        "operations_open", "Operations without outcome, by role.", lambda: _open(node), ("role",)
+    )
+    metrics.add_gauge(
+        "table_used_ratio", "Tables against their maximum.", lambda: _used(node), ("table",)
+    )
+    metrics.add_gauge(
+        "snapshot_age_seconds", "Age of the newest snapshot; 0: none yet.",
+        lambda: snapshot.age_s(node.store.directory, node.clock.wall_ns()),
+    )  # fmt: skip
     metrics.add_gauge("records_bytes", "Memory of the record store.", lambda: records.bytes_used)
     metrics.add_gauge(
-        "money_difference", "Sum of debits less credits; 0 at all times.",
-        lambda: {(name,): value for name, value in node.money_check().items()}, ("books",),
+        "ledger_imbalance", "Sum of debits less credits; 0 at all times.",
+        lambda: {(name,): value for name, value in node.money_check().items()}, ("ledger",),
     )  # fmt: skip
     metrics.add_gauge(
         "position_ratio", "Use of the net debit cap by network, 1.0 is full.",
         lambda: position_ratios(node), ("network",),
     )  # fmt: skip
+
+
+def _open(node: Node) -> dict[tuple[str, ...], float]:
+    count = node.store.records.open_count
+    spaces = {
+        "red": ops.RED_OPERATIONS, "sicoop": ops.SICOOP_OPERATIONS, "ceibo": ops.CEIBO_HOLDS,
+    }  # fmt: skip
+    return {(role,): count(space) for role, space in spaces.items()}
+
+
+def _used(node: Node) -> dict[tuple[str, ...], float]:
+    counts, sizes = node.store.ledger.counts(), node.config.ledger
+    return {
+        ("accounts",): counts["accounts"] / sizes.accounts_max,
+        ("holds",): counts["holds"] / sizes.holds_max,
+        ("keys",): counts["keys"] / sizes.keys_max,
+        ("records",): node.store.records.bytes_used / sizes.records_bytes_max,
+    }
 
 
 def position_ratios(node: Node) -> dict[tuple[str, ...], float]:

@@ -14,6 +14,7 @@ import pytest
 import trio
 import trio.testing
 
+from core_ext import Histogram
 from protocols.messages import Answer, Echo, EchoAnswer, LastOperation, SignOff
 from protocols.session import TERMINAL, Initiator, PeerKey, SignOnGuard
 from switch.config import Session
@@ -67,8 +68,8 @@ class StubNode:
         taken, self.requests[:count] = self.requests[:count], []
         for peer, message in taken:
             self.seq += 1
-            self.gate.hold(self.seq, peer, Answer("00", "APROBADA", text, message.trace))
-        self.gate.release(self.seq)
+            self.gate.hold(self.seq, peer, Answer("00", "APROBADA", text, message.trace), 0)
+        self.gate.release(self.seq, 0, Histogram())
 
 
 class Bench:
