@@ -14,7 +14,7 @@ import msgspec
 import trio
 
 from switch.node import Node
-from switch.provisioning import Provisioning, ProvisioningError
+from switch.provisioning import QUESTIONS, Provisioning, ProvisioningError
 
 SOCKET_NAME = "admin.sock"
 LINE_BYTES_MAX = 1 << 16
@@ -90,6 +90,11 @@ class AdminServer:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return Response(error=f"not a request: {error}")
         step = self._node.begin()
+        if not step.admitting and request.command not in QUESTIONS:
+            return Response(
+                error="there is no room for changes: the disk is full, or the record store",
+                hint="see operations.md, When the disk is full",
+            )
         try:
             answer = self._provisioning.call(step, request.command, request.values)
         except ProvisioningError as error:

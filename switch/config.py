@@ -185,7 +185,7 @@ class Tls(msgspec.Struct, frozen=True):
 class Session(msgspec.Struct, frozen=True):
     """Framed sessions with terminals and networks, and bounds of all connections."""
 
-    frame_bytes_max: Annotated[int, _int(1024, 65535, "longest frame accepted")] = 8192
+    frame_bytes_max: Annotated[int, _int(2048, 65535, "longest frame accepted")] = 8192
     max_in_flight: Annotated[
         int, _int(1, 1024, "unanswered requests per session; above it nothing more is read")
     ] = 64
@@ -193,7 +193,7 @@ class Session(msgspec.Struct, frozen=True):
     sign_on_s: Annotated[int, _int(1, 60, "a new connection signs on within this")] = 10
     network_sessions_max: Annotated[int, _int(1, 64, "sessions a network may have at once")] = 8
     connections_max: Annotated[
-        int, _int(1, 100_000, "connections at once over all listeners; one more is closed")
+        int, _int(1, 100_000, "connections of a listener at once; one more is closed")
     ] = 12_000
     outbox_bytes_max: Annotated[
         int, _int(1 << 16, 1 << 26, "unsent bytes per connection; above it it is closed")

@@ -184,10 +184,25 @@ class Node:
             self.store.close()
             raise JournalFull("no room for the conclusion of open work")
         self._check_master_key()
+        self._finish_open_work()
+
+    def _finish_open_work(self) -> None:
+        """Conclude what a stop left open, in as many steps as groups have room for."""
         step = self.begin()
-        self.red.recover(step)
-        self.sicoop.recover(step, self.red.state)
+        for number, started in enumerate(self.red.unfinished(), 1):
+            self.red.recover(step, started)
+            step = self._next_step(step, number)
+        for number, held in enumerate(self.sicoop.unfinished(), 1):
+            self.sicoop.recover(step, held, self.red.state(held.reference))
+            step = self._next_step(step, number)
         self.end(step)
+
+    def _next_step(self, step: Step, number: int) -> Step:
+        if number % self.requests_max:
+            return step
+        self.end(step)
+        self.store.commit()
+        return self.begin()
 
     def close(self) -> None:
         self.store.close()

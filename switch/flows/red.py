@@ -4,6 +4,7 @@ Cash moves only on ENTREGUE or RECIBA, and these are said only of a REGISTRADA. 
 is the authority for everybody else; what it started and could not finish, it reverses.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Protocol
 
@@ -153,14 +154,17 @@ class Red:
         operation = self._load(reference)
         return DESCONOCIDA if operation is None else operation.state
 
-    def recover(self, step: Step) -> None:
-        """Finish what a stop left open: whatever is not registered is reversed (rule R5, X122)."""
-        for operation in self._table.open():
-            if operation.state == INICIADA and operation.kind != "annul":
-                self._recover_started(step, operation)
-            if operation.owed:
-                self._settle(step, operation)
-            self._store(operation)
+    def unfinished(self) -> Iterator[RedOperation]:
+        """What a stop left open, each as it stands when its turn comes."""
+        return self._table.open()
+
+    def recover(self, step: Step, operation: RedOperation) -> None:
+        """Finish one of them: whatever is not registered is reversed (rule R5, X122)."""
+        if operation.state == INICIADA and operation.kind != "annul":
+            self._recover_started(step, operation)
+        if operation.owed:
+            self._settle(step, operation)
+        self._store(operation)
 
     def _recover_started(self, step: Step, operation: RedOperation) -> None:
         """A decline that could not be stored is registered now (X012); all else is an error."""
@@ -718,7 +722,10 @@ class Red:
         operation.history.append((operation.state, step.now_ns))
 
     def _load(self, reference: str) -> RedOperation | None:
-        return self._table.get(reference.encode())
+        found = self._table.get(reference.encode())
+        if found is not None and found.kind == "annul" and self._load(found.original) is None:
+            return None  # forgotten with what it annulled, a moment before its own time
+        return found
 
     def _store(self, operation: RedOperation) -> None:
         self._table.put(operation.reference.encode(), operation, operation.received_ns)

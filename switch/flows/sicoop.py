@@ -7,7 +7,7 @@ Until it has answered (RESPONDIDA) sicoop may release by itself; afterwards only
 decides. A reversal without original leaves a tombstone. Contradictions are never resolved here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Protocol
 
@@ -193,32 +193,33 @@ class Sicoop:
         found = self._records.get(ops.SICOOP_BY_OPERATION, operation.encode())
         return None if found is None else found.decode()
 
-    def recover(self, step: Step, state_at_red: Callable[[str], str]) -> None:
-        """Finish what a stop left open. `state_at_red` asks the register of a red in this process.
+    def unfinished(self) -> Iterator[SicoopOperation]:
+        """What a stop left open, each as it stands when its turn comes."""
+        return self._table.open()
+
+    def recover(self, step: Step, operation: SicoopOperation, at_red: str) -> None:
+        """Finish one of them. `at_red` is its state in the register of a red in this process.
 
         Until RESPONDIDA sicoop releases on its own authority; a RESPONDIDA that red registered is
-        captured, one that red does not know is released; without a red here it waits.
+        captured, one that red gave up is released; without a red here it waits, unchanged.
         """
-        for operation in self._table.open():
-            if operation.state in (RECIBIDA, ENVIADA):
-                self._time_out(step, operation)
-            elif operation.state == RESERVADA:
-                self._undo(step, operation, "timeout")
-            elif operation.owed:
-                self._pay(step, operation)
-            elif operation.state == CONFIRMADA:
-                self._owe(step, operation, "capture")
-            elif operation.state == RESPONDIDA:
-                self._recover_answered(step, operation, state_at_red(operation.reference))
-            self._store(operation)
-
-    def _recover_answered(self, step: Step, operation: SicoopOperation, at_red: str) -> None:
-        if at_red in (REGISTRADA, ENTREGADA):
+        if operation.state in (RECIBIDA, ENVIADA):
+            self._time_out(step, operation)
+        elif operation.state == RESERVADA:
+            self._undo(step, operation, "timeout")
+        elif operation.owed:
+            self._pay(step, operation)
+        elif operation.state == CONFIRMADA:
+            self._owe(step, operation, "capture")
+        elif at_red in (REGISTRADA, ENTREGADA):
             self._move(operation, "confirmed", step)
             self._capture_own(step, operation)
             self._owe(step, operation, "capture")
         elif at_red in (ERROR, RECHAZO_REGISTRADO):
             self._undo(step, operation, "registration_failed")
+        else:
+            return
+        self._store(operation)
 
     def _clock_agrees(self, step: Step, m: Hold) -> bool:
         off_ms = abs(norms.instant_ms(m.sent_at) - step.now_ns // 1_000_000)

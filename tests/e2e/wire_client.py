@@ -7,7 +7,6 @@ a holder's app shows, and runs the program as a user of the command line does.
 
 import base64
 import contextlib
-import hashlib
 import hmac
 import http.client
 import json
@@ -269,8 +268,11 @@ class Peer:
         self.answer = self.read()
         assert self.answer["op"] == "sign_on_answer", self.answer
         assert self.answer["client_nonce"] == nonce.hex()
-        server = bytes.fromhex(self.answer["nonce"])
-        label = b"troncal/1" + nonce + server
+        return self.rekey(nonce)
+
+    def rekey(self, nonce: bytes) -> "Peer":
+        """Go on under the session key, once `answer` is the answer to a sign-on with `nonce`."""
+        label = b"troncal/1" + nonce + bytes.fromhex(self.answer["nonce"])
         self.key = hmac.digest(self.long_key, label, "sha256")
         return self
 
@@ -376,9 +378,3 @@ class Node:
         rest, _ = self.process.communicate(timeout=15)
         assert rest == ""
         return self.process.returncode
-
-
-def control(key: str, *fields: object) -> str:
-    """Return the control of a ticket under a ticket key."""
-    text = "TK1|" + "|".join(map(str, fields))
-    return hmac.new(key.encode(), text.encode(), hashlib.sha256).hexdigest()[:8].upper()
