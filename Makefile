@@ -3,6 +3,7 @@
 #
 #   make demo       everything on loopback with real traffic        make test       the suite
 #   make bench      figures of this machine                         make fuzz       longer, random
+#   make torture    fifty kills, a million records replayed
 #   make lint       ruff                make typecheck   mypy, stubtest
 #   make sanitize   the native parts under ASan and UBSan           make clean      back to sources
 
@@ -23,7 +24,7 @@ EXTRA = $(PY) -c "import sys, tomllib; \
 	print('\n'.join(project['optional-dependencies'][sys.argv[1]]))"
 STUBBED = $(subst /,.,$(basename $(wildcard core_ext/*.pyx bench/*/*.pyx)))
 
-.PHONY: demo test bench lint typecheck fuzz sanitize reference clean native
+.PHONY: demo test bench lint typecheck fuzz torture sanitize reference clean native
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/native
@@ -46,6 +47,10 @@ typecheck: $(VENV)/native $(VENV)/test $(VENV)/dev
 
 fuzz: $(VENV)/native $(VENV)/test
 	TRONCAL_FUZZ=$(FUZZ) $(PY) -m pytest tests/unit tests/protocols tests/flows -q --timeout=1200
+
+# Fifty kills at random moments, and the replay of a million records.
+torture: $(VENV)/native $(VENV)/test
+	TRONCAL_KILLS=50 TRONCAL_RECORDS=1000000 $(PY) -m pytest tests/faults -q -s --timeout=1200
 
 # A build of its own, so that the usual one stays. Python's own allocations drown the leak checker
 # and hide overflows, hence the two switches.

@@ -1,5 +1,7 @@
 """sicoop beyond the acceptance cases: repeats, contradictions, debts, caps and limits by scope."""
 
+from pathlib import Path
+
 import pytest
 from msgspec import UNSET
 
@@ -406,3 +408,18 @@ def test_fields_of_another_process_are_brought_to_their_normal_form(house: House
     bad = house.network(house.hold(house.reference(2), A, document="12")).answer
     assert (bad.code, bad.field) == ("30", "document")
     assert bad.operation is UNSET
+
+
+def test_more_open_operations_than_one_group_holds_are_recovered(tmp_path: Path) -> None:
+    """A stop with many holds that wait for their network must not keep the node from starting."""
+    small = "\n[journal]\nsegment_bytes = 4194304\ngroup_bytes_max = 65536\nreserve_bytes = 65536\n"
+    house = House(tmp_path, toml=small)
+    day = house.node.calendar.local(house.clock.now_ns).compact
+    references = [f"{NETWORK}{TERMINAL}{day}{trace:06d}" for trace in range(1, 401)]
+    for reference in references:
+        assert house.network(house.hold(reference, 1000, kind="deposit")).answer.code == "00"
+    house.crash()
+    statuses = [house.network(Status(1, reference)).answer.state for reference in references]
+    assert set(statuses) == {"RESPONDIDA"}
+    house.sound()
+    house.close()

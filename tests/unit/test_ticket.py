@@ -286,8 +286,8 @@ def test_always_fits_the_paper(
         assert 0 < len(line) <= COLUMNS
         assert line.isascii()
         assert line.isprintable()
-        if len(number) > 4:
-            assert number not in line or number in company + address + product
+        if line.startswith("Documento ") and len(number) > 4:
+            assert number not in line
 
 
 def test_heading_is_shared_not_copied() -> None:
