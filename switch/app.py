@@ -8,6 +8,7 @@ make everything durable, exit.
 """
 
 import gc
+import os
 import resource
 import socket
 import ssl
@@ -270,7 +271,8 @@ class App:
         )
 
     async def _projector(self) -> None:
-        await self._follower("project", "--follow")
+        # It is told whose child it is: a node killed while it starts would leave it behind.
+        await self._follower("project", "--follow", "--parent", str(os.getpid()))
 
     async def _snapshots(self) -> None:
         """Make a snapshot in another process whenever the journal has grown enough."""

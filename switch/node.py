@@ -412,7 +412,7 @@ class Node:
     def _count_answer(self, message: Message) -> None:
         self.counters.add(ANSWERS)
         code = getattr(message, "code", None)
-        if code is not None:
+        if isinstance(code, str):
             self.codes[code] = self.codes.get(code, 0) + 1
 
     # ---- for operators

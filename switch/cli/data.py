@@ -260,23 +260,23 @@ def _write_rows(file: TextIO, rows: Iterator[dict[str, Any]], form: str) -> None
 
 @click.command(cls=Command, hidden=True)
 @click.option("--follow", is_flag=True, help="Go on until SIGTERM, or until the parent ends.")
+@click.option("--parent", type=int, default=os.getppid, help="Process to end with.")
 @click.pass_obj
-def project(call: Call, follow: bool) -> None:
+def project(call: Call, follow: bool, parent: int) -> None:
     """Bring the read model up to the journal's end; `serve` runs this with --follow."""
     config = call.config()
     projector = Projector(config, existing_directory(config))
     try:
         if follow:
-            trio.run(_follow, projector)
+            trio.run(_follow, projector, parent)
         else:
             call.fields({"records": projector.catch_up()})
     finally:
         projector.close()
 
 
-async def _follow(projector: Projector) -> None:
+async def _follow(projector: Projector, parent: int) -> None:
     stop = trio.Event()
-    parent = os.getppid()
 
     async def obey() -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

@@ -450,7 +450,8 @@ class Ceibo:
 
     def _move(self, hold: CeiboHold, event: str, step: Step) -> None:
         hold.state = move(CEIBO, hold.state, event)
-        hold.history.append((event, step.now_ns))
+        told = "COMPENSADA" if event == "compensated" else hold.state
+        hold.history.append((told, step.now_ns))
 
     def _load(self, hold_id: bytes) -> CeiboHold | None:
         return self._table.get(hold_id)

@@ -1130,7 +1130,6 @@ def test_a_pending_deposit_cannot_be_spent(place: Place) -> None:
 # --- operators -----------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(reason="Node._count_answer counts an absent code, which is no label")
 def test_metrics_after_an_answer_without_a_code(place: Place) -> None:
     net = place.network()
     assert net.state(net.reference(940_001)) == "DESCONOCIDA"

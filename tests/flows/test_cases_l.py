@@ -185,8 +185,8 @@ def test_L07_every_entry_balances_and_nothing_is_deleted(house: House) -> None:
     assert ledger.counts()["holds"] == 6
     history = [house.at_ceibo(house.at_sicoop(house.reference(t)).operation).history
                for t in (1, 3, 9)]  # fmt: skip
-    assert [[event for event, _ in events] for events in history] == [
-        ["approved", "captured", "compensated"], ["approved", "captured"], ["approved", "released"],
+    assert [[state for state, _ in states] for states in history] == [
+        ["ACTIVA", "CAPTURADA", "COMPENSADA"], ["ACTIVA", "CAPTURADA"], ["ACTIVA", "LIBERADA"],
     ]  # fmt: skip
 
 
