@@ -526,6 +526,3 @@ def _subject(values: dict[str, Any]) -> str:
         if values.get(name):
             return f"{name}:{values[name]}"
     return ""
-
-
-__all__ = ["Provisioning", "ProvisioningError"]

@@ -24,7 +24,7 @@ from protocols.messages import (
     TerminalRequest,
 )
 from switch.flows.operations import RedOperation
-from switch.flows.states import ANULADA, ENTREGADA, ERROR, INICIADA, REGISTRADA
+from switch.flows.states import ANULADA, ENTREGADA, ERROR, REGISTRADA
 
 _APPROVED_FIELDS = (REGISTRADA, ENTREGADA, ANULADA)
 _CANCELLED = "Operación cancelada."  # the request was still on its way (X014)
@@ -144,16 +144,3 @@ def identity_fields(identity: tuple[str, str]) -> dict[str, str]:
 
 def optional(value: str | UnsetType) -> str | None:
     return value if isinstance(value, str) else None
-
-
-__all__ = [
-    "INICIADA",
-    "about",
-    "bad_field",
-    "identity_fields",
-    "instruction",
-    "key_of",
-    "optional",
-    "plain",
-    "refused",
-]

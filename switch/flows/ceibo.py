@@ -33,7 +33,6 @@ from switch.flows.states import (
     ACTIVA,
     CAPTURADA,
     CEIBO,
-    LIBERADA,
     NOTHING,
     RECHAZADA,
     TUMBA,
@@ -491,6 +490,3 @@ def _chain_result(results: list[int]) -> int:
     if not any(results):  # DONE is 0
         return Result.DONE
     return next(r for r in results if r not in (Result.DONE, Result.CHAIN_FAILED))
-
-
-__all__ = ["ACCOUNT_CARD", "ACCOUNT_FUNDING", "BOOK", "LIBERADA", "Ceibo", "card_account_flags"]

@@ -13,7 +13,7 @@ from switch.config import Config
 from switch.flows import norms
 from switch.flows import operations as ops
 from switch.flows.registry import account_id
-from switch.limits import SUM_MAX, Limits, WindowRule, resolve
+from switch.limits import SUM_MAX, Limits, resolve
 
 METERS = 1  # ledger of the accounts that only count
 ACCOUNT_METER = 90
@@ -156,6 +156,3 @@ def meter_id(scope: str, subject: str, kind: str) -> bytes:
 def ledger_number(currency: str, book: int) -> int:
     """Ledger of a currency and book: postings never leave it."""
     return int(norms.currency(currency).number) * 10 + book
-
-
-__all__ = ["LimitBook", "WindowRule", "ledger_number", "meter_id"]
