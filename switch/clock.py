@@ -25,19 +25,6 @@ class SystemClock:
         return int(trio.current_time() * 1_000_000_000)
 
 
-class TrioClock:
-    """Wall time that goes with trio's clock from a given start: for MockClock and simulations."""
-
-    def __init__(self, start_ns: int) -> None:
-        self.offset_ns = start_ns - self.mono_ns()
-
-    def wall_ns(self) -> int:
-        return self.offset_ns + self.mono_ns()
-
-    def mono_ns(self) -> int:
-        return int(trio.current_time() * 1_000_000_000)
-
-
 def iso_ms(ns: int) -> str:
     """UTC, ISO 8601 with milliseconds, as `2026-11-22T13:00:00.000Z`."""
     moment = datetime.fromtimestamp(ns // 1_000_000_000, UTC)

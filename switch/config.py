@@ -11,7 +11,6 @@ Precedence: command-line options, environment (``TRONCAL_<SECTION>_<KEY>``), fil
 import ipaddress
 import itertools
 import os
-import stat
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -42,14 +41,11 @@ __all__ = [
     "default_toml",
     "load",
     "parse_address",
-    "read_master_key",
     "reference",
 ]
 
 ENVIRONMENT_PREFIX = "TRONCAL_"
 FILE_NAME = "troncal.toml"
-MASTER_KEY_VARIABLE = "TRONCAL_MASTER_KEY"
-MASTER_KEY_BYTES = 32
 TIERS_MAX = 32
 LISTENERS = ("terminals", "sicoop", "ceibo", "http", "ops")
 
@@ -166,7 +162,7 @@ class Listen(msgspec.Struct, frozen=True):
     sicoop: Annotated[HostPort, _says("networks")] = "127.0.0.1:7002"
     ceibo: Annotated[HostPort, _says("ISO 8583 hosts")] = "127.0.0.1:7003"
     http: Annotated[HostPort, _says("public HTTP")] = "127.0.0.1:8080"
-    ops: Annotated[HostPort, _says("console, /metrics, /healthz, /readyz")] = "127.0.0.1:9090"
+    ops: Annotated[HostPort, _says("/metrics, /healthz, /readyz")] = "127.0.0.1:9090"
 
 
 class Tls(msgspec.Struct, frozen=True):
@@ -554,40 +550,6 @@ def _times(config: Config) -> Iterator[limits.Finding]:
     if calendar.is_stale(zone, config.node.zone):
         what = "the time-zone data are older than 2025a: midnight would be an hour off in winter"
         yield ("node", "zone"), what, "pip install --upgrade tzdata"
-
-
-def read_master_key(config: Config, environ: Mapping[str, str] = os.environ) -> bytes:
-    """Return the 32 bytes of the master key, from ``TRONCAL_MASTER_KEY`` or its file.
-
-    Raises:
-        ConfigError: missing, not 64 hex digits, or a file that others can read. The message
-            never holds any of it.
-    """
-    text = environ.get(MASTER_KEY_VARIABLE)
-    where, source = MASTER_KEY_VARIABLE, config.path
-    if text is None:
-        source = config.file(config.node.master_key_file)
-        where = "node.master_key_file"
-        try:
-            mode = source.stat().st_mode
-            text = source.read_text("ascii")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not hex digits"
-            hint = f"troncal init makes one; or set {MASTER_KEY_VARIABLE}"
-            what = f"{source} cannot be read: {reason}"
-            raise ConfigError(config.path, [Mistake(0, where, what, hint)]) from None
-        if mode & (stat.S_IRWXG | stat.S_IRWXO):
-            what = f"{source} can be read by others"
-            hint = f"chmod 600 {source}"
-            raise ConfigError(config.path, [Mistake(0, where, what, hint)])
-    try:
-        key = bytes.fromhex(text.strip())
-    except ValueError:
-        key = b""
-    if len(key) != MASTER_KEY_BYTES:
-        what = f"is not {2 * MASTER_KEY_BYTES} hex digits"
-        raise ConfigError(config.path, [Mistake(0, where, what)])
-    return key
 
 
 LIMITS_TOML = """\

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from switch.cli.base import Call, CliError, Command
-from switch.config import FILE_NAME, Config, ConfigError, default_toml, load, read_master_key
+from switch.config import FILE_NAME, Config, ConfigError, Mistake, default_toml, load
 from switch.ops import keys
 
 HOST = "sicoop"
@@ -84,7 +84,7 @@ def check_config(call: Call) -> None:
     """Tell every mistake in the configuration with its line; nothing is started."""
     try:
         config = call.config()
-        read_master_key(config)
+        _check_master_key(config)
     except ConfigError as error:
         if call.json:
             call.answer({"ok": False, "mistakes": error.mistakes}, lambda: None)
@@ -94,3 +94,12 @@ def check_config(call: Call) -> None:
         raise CliError("\n".join([f"{count} {noun}", *error.lines()])) from None
     answer = {"ok": True, "config": str(config.path), "mistakes": []}
     call.answer(answer, lambda: click.echo(f"{config.path} is good"))
+
+
+def _check_master_key(config: Config) -> None:
+    """Raises: ConfigError where the master key cannot be used; never with any of it."""
+    try:
+        keys.MasterKey.load(config.file(config.node.master_key_file))
+    except keys.MasterKeyError as error:
+        mistake = Mistake(0, "node.master_key_file", str(error), error.hint)
+        raise ConfigError(config.path, [mistake]) from None

@@ -20,12 +20,15 @@ def operations(
     path: Path, *, state: str | None = None, terminal: str | None = None, limit: int = 50,
     since_ns: int = 0,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """The newest operations first, at most `limit` (1..100000)."""
-    where, values = ["r.received_ns >= ?"], [since_ns]
-    for column, value in (("state", state), ("terminal", terminal)):
-        if value is not None:
-            where.append(f"r.{column} = ?")
-            values.append(value)  # type: ignore[arg-type]
+    """The newest operations first, at most `limit` (1..100000); `state` is that of any role."""
+    where: list[str] = ["r.received_ns >= ?"]
+    values: list[int | str] = [since_ns]
+    if state is not None:
+        where.append("? IN (r.state, p.state, h.state)")
+        values.append(state)
+    if terminal is not None:
+        where.append("r.terminal = ?")
+        values.append(terminal)
     sql = f"{_OPERATION} WHERE {' AND '.join(where)} ORDER BY r.received_ns DESC LIMIT ?"
     with _open(path) as db:
         rows = db.execute(sql, (*values, max(1, min(limit, ROWS_MAX)))).fetchall()

@@ -1014,3 +1014,15 @@ def test_one_run_of_the_program_is_one_call() -> None:
     call = Call()
     assert (call.config_path, call.json) == (None, False)
     assert msgspec.json.encode(verify.Report()).startswith(b"{")
+
+
+def test_check_config_tells_of_a_master_key_that_others_can_read(cli: Cli, tmp_path: Path) -> None:
+    assert cli("init", tmp_path / "node").exit_code == 0
+    config = tmp_path / "node" / "troncal.toml"
+    assert cli("check-config", "-c", config).exit_code == 0
+    (tmp_path / "node" / "master.key").chmod(0o640)
+    result = cli("check-config", "-c", config, "--json")
+    assert result.exit_code == 1
+    [mistake] = json.loads(result.stdout)["mistakes"]
+    assert mistake["where"] == "node.master_key_file"
+    assert "chmod 600" in mistake["hint"]

@@ -282,42 +282,6 @@ class TestEnvironment:
         assert loaded.path == path
 
 
-class TestMasterKey:
-    KEY = bytes(range(32))
-
-    def test_from_environment(self) -> None:
-        got = config.read_master_key(Config(), {"TRONCAL_MASTER_KEY": self.KEY.hex() + "\n"})
-        assert got == self.KEY
-
-    def test_from_file(self, tmp_path: Path) -> None:
-        file = tmp_path / "master.key"
-        file.write_text(self.KEY.hex())
-        file.chmod(0o600)
-        assert config.read_master_key(Config(path=tmp_path / "t.toml"), {}) == self.KEY
-
-    @pytest.mark.parametrize(
-        ("text", "mode", "reason"),
-        [
-            (None, 0, "No such file"),
-            (KEY.hex(), 0o640, "read by others"),
-            (KEY.hex()[:-2], 0o600, "not 64 hex"),
-            ("g" * 64, 0o600, "not 64 hex"),
-            ("é" * 64, 0o600, "not hex"),
-        ],
-    )
-    def test_refused_without_a_word_of_it(
-        self, tmp_path: Path, text: str | None, mode: int, reason: str
-    ) -> None:
-        file = tmp_path / "master.key"
-        if text is not None:
-            file.write_text(text)
-            file.chmod(mode)
-        with pytest.raises(ConfigError, match=reason) as caught:
-            config.read_master_key(Config(path=tmp_path / "t.toml"), {})
-        assert caught.value.__context__ is None or caught.value.__suppress_context__
-        assert text is None or text[:8] not in str(caught.value)
-
-
 class TestDocumentation:
     ROOT = Path(__file__).parents[2]
 
