@@ -6,13 +6,22 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 MODULES = [
+    "core_ext._batch",
     "core_ext._counters",
+    "core_ext._desk",
     "core_ext._frames",
+    "core_ext._iso8583",
+    "core_ext._issuer",
     "core_ext._journal",
+    "core_ext._lanes",
     "core_ext._ledger",
+    "core_ext._ledger_snapshot",
     "core_ext._mac",
+    "core_ext._pages",
+    "core_ext._pending",
     "core_ext._records",
     "core_ext._sink",
+    "core_ext._straight",
     "core_ext._wheel",
     "bench.load._client",
 ]

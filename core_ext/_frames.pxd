@@ -53,3 +53,7 @@ cdef class Channel:
     cdef Py_ssize_t checked(self, object payload) except -1
     cdef int write(self, Pen* w, MacKey key, bytes payload) except -1
     cdef bytes sealed(self, MacKey key, tuple payloads)
+    cdef bint take_in(self, const unsigned char* p, Py_ssize_t n) except -1
+    cdef bint peek(self, const unsigned char** payload, Py_ssize_t* n) except -1
+    cdef void skip(self) noexcept
+    cdef int write_payload(self, Pen* w, const unsigned char* p, Py_ssize_t n) except -1

@@ -245,6 +245,8 @@ cdef class LengthPrefixed:
     cdef bint expect(self, Cursor* c, bytes wanted, str reason) except -1:
         """Pass over fixed bytes; False where they are not all here yet, or wrong (`broken`)."""
         cdef Py_ssize_t n = PyBytes_GET_SIZE(wanted)
+        if n == 0:                # an empty buffer has no address that `take` could give
+            return True
         if left(c) < n:
             return False
         if not take_exactly(c, PyBytes_AS_STRING(wanted), n):
@@ -533,6 +535,50 @@ cdef class Channel:
             if payload is not None:
                 payloads.append(payload)
         return payloads
+
+    # For native code: the same on raw bytes, a frame at a time.
+
+    cdef bint take_in(self, const unsigned char* p, Py_ssize_t n) except -1:
+        """`push`; False, and nothing taken, where there is no room."""
+        if self.fault or self.buffer_bytes_max - held(&self._buffer) < n:
+            return False
+        append(&self._buffer, p, n)
+        return True
+
+    cdef bint peek(self, const unsigned char** payload, Py_ssize_t* n) except -1:
+        """The payload of the next frame, verified and left where it is; good until the next call.
+
+        False: there is none, or it is for `take` to say what is wrong with it.
+        """
+        cdef Cursor c
+        if self.fault or self._key is None:
+            return False
+        c = over(&self._buffer)
+        if self.look(&c) != WHOLE:
+            return False
+        n[0] = left(&c) - MAC_BYTES
+        payload[0] = take(&c, n[0])
+        return self._key.verify8(
+            3 - self.direction, self.received, payload[0], n[0], take(&c, MAC_BYTES)
+        )
+
+    cdef void skip(self) noexcept:
+        """Consume the frame that `peek` showed."""
+        cdef Cursor c = over(&self._buffer)
+        take(&c, take_u16be(&c))
+        self.received += 1
+        consume_to(&self._buffer, &c)
+
+    cdef int write_payload(self, Pen* w, const unsigned char* p, Py_ssize_t n) except -1:
+        """One frame into a buffer with room for the payload and 10 bytes more."""
+        cdef unsigned char* mac
+        put_u16be(w, <uint16_t> (n + MAC_BYTES))
+        put(w, p, n)
+        mac = reserve(w, MAC_BYTES)
+        assert mac != NULL and n <= self._frame_bytes_max - MAC_BYTES
+        self._key.mac8(<unsigned char> self.direction, self.sent, p, n, mac)
+        self.sent += 1
+        return 0
 
     cdef Py_ssize_t checked(self, object payload) except -1:
         """Length of a payload that we may send."""

@@ -1023,7 +1023,7 @@ cdef class Journal(Sink):
         cdef size_t wanted = self._used + need, most, capacity
         cdef void* larger = NULL
         if not self._running or jr_load(&core.failure):
-            raise JournalFailed(self.failure or "the journal is not running")
+            raise JournalFailed(f"journal: {self.failure or 'it is not running'}")
         if need > PAYLOAD_MAX or wanted > self.group_bytes_max:
             raise JournalFull(f"a group is at most {self.group_bytes_max} bytes")
         most = self._largest_group()

@@ -1,6 +1,6 @@
 """Message authentication codes, one-time passwords and sealed seeds, over OpenSSL 3.
 
-Every hash and cipher is OpenSSL's. libcrypto is opened with dlopen at the first use, and the
+Every hash and cipher is OpenSSL's, but for SipHash. libcrypto is opened with dlopen at the first use, and the
 prototypes below are written by hand, so a build needs no OpenSSL headers. Used are the low-level
 SHA and DES functions and not EVP, since their state is plain memory: an HMAC key is hashed once and
 its two states are copied for each message (a 200-byte frame: 230 ns against 370 ns by EVP_MAC
@@ -12,7 +12,7 @@ A key belongs to one thread at a time (the GIL sees to it); only the methods tha
 without the GIL.
 
 Sources: RFC 2104 (HMAC), RFC 4493 and NIST SP 800-38B (CMAC), ISO/IEC 9797-1 (algorithms 1 and 3),
-RFC 4226 (HOTP), RFC 6238 (TOTP), RFC 6287 (OCRA).
+RFC 4226 (HOTP), RFC 6238 (TOTP), RFC 6287 (OCRA), SipHash (Aumasson and Bernstein, 2012).
 """
 
 cimport cython
@@ -26,6 +26,7 @@ from posix.dlfcn cimport RTLD_LOCAL, RTLD_NOW, dlclose, dlerror, dlopen, dlsym
 from core_ext._cursor cimport (
     Cursor, Pen, cursor, left, pen, put_u8, put_u64be, take, take_u8, take_u32be,
 )
+from core_ext._siphash cimport sip_key, siphash24
 
 import functools
 import re
@@ -758,6 +759,16 @@ cdef class MacKey:
         return out
 
 
+def siphash(bytes key not None, bytes data not None):
+    """SipHash-2-4 of `data` under a key of 16 bytes, as a number below 2**64."""
+    if len(key) != 16:
+        raise ValueError("the key of a SipHash has 16 bytes")
+    return siphash24(
+        sip_key(<const unsigned char*> PyBytes_AS_STRING(key)),
+        <const unsigned char*> PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data),
+    )
+
+
 def equal(a, b):
     """True where two buffers hold the same bytes; the time taken tells their lengths only."""
     cdef View one, other
@@ -996,17 +1007,14 @@ cdef struct Guess:
     int message_bytes
     unsigned char message[OCRA_BYTES_MAX]
 
-cdef struct Sealed:
-    const unsigned char* p
-    Py_ssize_t n
-    const unsigned char* aad
-    Py_ssize_t aad_bytes
-
 
 cdef int open_sealed(
     void* context, const unsigned char* kek, const Sealed* sealed, unsigned char* seed
 ) noexcept nogil:
-    """Decrypt to `seed` (SEED_BYTES_MAX); 1 good, 0 does not verify (seed zeroed), -1 refused."""
+    """Decrypt to `seed` (SEED_BYTES_MAX); 1 good, 0 does not verify (seed zeroed), -1 refused.
+
+    `kek` may be NULL where the context has the key already.
+    """
     cdef Cursor c = cursor(sealed.p, sealed.n)
     cdef const unsigned char* nonce = take(&c, NONCE_BYTES)
     cdef Py_ssize_t n = left(&c) - TAG_BYTES
@@ -1017,7 +1025,7 @@ cdef int open_sealed(
     if c.short or not 0 < n <= SEED_BYTES_MAX:
         return -1  # the callers have checked the length
     if not (
-        lib.decrypt_init(context, lib.aes_256_gcm, NULL, kek, nonce)
+        lib.decrypt_init(context, NULL if kek == NULL else lib.aes_256_gcm, NULL, kek, nonce)
         and (aad_bytes == 0 or lib.decrypt_update(context, NULL, &done, sealed.aad, aad_bytes))
         and lib.decrypt_update(context, seed, &done, text, <int> n)
         and lib.context_ctrl(context, CTRL_GCM_SET_TAG, TAG_BYTES, <void*> tag)
@@ -1079,9 +1087,6 @@ cdef class SeedVault:
         kek: 32 bytes; kept in locked memory.
     """
 
-    cdef unsigned char* _kek
-    cdef bytes _dummy
-
     def __cinit__(self, bytes kek not None):
         cdef unsigned char noise[32]
         if len(kek) != 32:
@@ -1089,11 +1094,18 @@ cdef class SeedVault:
         need()
         self._kek = _slot(&small)
         memcpy(self._kek, PyBytes_AS_STRING(kek), 32)
+        self._context = lib.context_new()
+        if self._context == NULL:
+            raise MemoryError
+        if not lib.decrypt_init(self._context, lib.aes_256_gcm, NULL, self._kek, NULL):
+            refused()
         if lib.random(noise, sizeof(noise)) != 1:
             refused()
         self._dummy = self.seal(_bytes(noise, sizeof(noise)), b"")
 
     def __dealloc__(self):
+        if self._context != NULL:
+            lib.context_free(self._context)
         if self._kek != NULL:
             _give_back(&small, self._kek)
 
@@ -1204,9 +1216,9 @@ cdef class SeedVault:
         if not (0 <= back <= STEPS_MAX and 0 <= forward <= STEPS_MAX and 0 <= probe <= STEPS_MAX):
             raise ValueError("back, forward and probe must be in 0..1000")
         if mode == "ocra":
-            digits, step_s = self._guess_ocra(&guess, suite, question)
+            digits, step_s = guess_ocra(&guess, suite, question)
         elif mode == "totp":
-            self._guess_totp(&guess, digits, algorithm)
+            guess_totp(&guess, digits, algorithm)
         else:
             raise ValueError("mode must be totp or ocra")
         if step_s < 1 or not 0 <= now_s < 1 << 53:
@@ -1233,25 +1245,81 @@ cdef class SeedVault:
             refused()
         return [(kinds[i], found[i]) for i in range(n)]
 
-    cdef int _guess_totp(self, Guess* guess, int digits, str algorithm) except -1:
-        if not 6 <= digits <= 10:
-            raise ValueError("digits must be in 6..10")
-        guess.h = &lib.hashes[_hash_number(algorithm)]
-        guess.message_bytes = 8
-        return 0
+    cdef Py_ssize_t open_text(
+        self, const unsigned char* sealed, Py_ssize_t n, const unsigned char* aad,
+        Py_ssize_t aad_bytes, unsigned char* out,
+    ) except -1:
+        """Decrypt what `seal` makes, for other native modules, to 128 bytes of room; its length,
+        or 0 where it does not verify or cannot be one. Keeps the GIL, as `window`."""
+        cdef Sealed s
+        cdef int opened
+        if not NONCE_BYTES + TAG_BYTES < n <= NONCE_BYTES + SEED_BYTES_MAX + TAG_BYTES:
+            return 0
+        s.p, s.n, s.aad, s.aad_bytes = sealed, n, aad, aad_bytes
+        opened = open_sealed(self._context, NULL, &s, out)
+        if opened < 0:
+            refused()
+        return n - NONCE_BYTES - TAG_BYTES if opened else 0
 
-    cdef tuple _guess_ocra(self, Guess* guess, str suite, str question):
-        cdef tuple parsed = _suite(suite)
-        cdef bytes message
-        if not parsed[6]:
-            raise ValueError("matching needs an OCRA suite with a time step")
-        message = _ocra_message(suite, parsed, question, None, None, 0)
-        if len(message) > OCRA_BYTES_MAX:
-            raise ValueError("the OCRA suite is too long")
-        guess.h = &lib.hashes[_hash_number(parsed[0])]
-        guess.message_bytes = <int> len(message)
-        memcpy(guess.message, PyBytes_AS_STRING(message), len(message))
-        return parsed[1], parsed[6]
+    cdef int window(
+        self, const TotpRule* rule, uint64_t code, int64_t now_s, const Sealed* seeds,
+        Py_ssize_t n, Py_ssize_t tried, int64_t* found,
+    ) except -2:
+        """The first pass of `match`, for other native modules: the window and nothing beyond it.
+
+        `found` gets for each of the n seeds the highest step that fits, or -1. Where none fits,
+        dummies fill up to `tried`, so a miss takes one time whoever is meant. Sealed seeds have 29
+        to 156 bytes, as the caller has checked. Keeps the GIL, as it uses the vault's own context.
+
+        Returns 1, or 0 where a seed did not verify.
+        """
+        cdef Guess guess
+        cdef Sealed dummy = self._sealed(self._dummy, b"")
+        cdef int64_t now = now_s // rule.step_s
+        cdef int64_t low = max(0, now - rule.back), step
+        cdef int state = 1
+        cdef bint inside = False
+        cdef Py_ssize_t i
+        guess.h = &lib.hashes[rule.hash]
+        guess.message_bytes = 8
+        guess.digits = decimal_digits(rule.digits)
+        guess.code = code
+        for i in range(n):
+            state = min(state, try_seed(
+                self._context, NULL, &seeds[i], &guess, low, now + rule.forward, -1, -1, &found[i]
+            ))
+            inside |= found[i] >= 0
+        if not inside:
+            for i in range(n, tried):
+                state = min(state, try_seed(
+                    self._context, NULL, &dummy, &guess, low, now + rule.forward, -1, -1, &step
+                ))
+        lib.cleanse(&guess, sizeof(guess))
+        if state < 0:
+            refused()
+        return state
+
+
+cdef int guess_totp(Guess* guess, int digits, str algorithm) except -1:
+    if not 6 <= digits <= 10:
+        raise ValueError("digits must be in 6..10")
+    guess.h = &lib.hashes[_hash_number(algorithm)]
+    guess.message_bytes = 8
+    return 0
+
+
+cdef tuple guess_ocra(Guess* guess, str suite, str question):
+    cdef tuple parsed = _suite(suite)
+    cdef bytes message
+    if not parsed[6]:
+        raise ValueError("matching needs an OCRA suite with a time step")
+    message = _ocra_message(suite, parsed, question, None, None, 0)
+    if len(message) > OCRA_BYTES_MAX:
+        raise ValueError("the OCRA suite is too long")
+    guess.h = &lib.hashes[_hash_number(parsed[0])]
+    guess.message_bytes = <int> len(message)
+    memcpy(guess.message, PyBytes_AS_STRING(message), len(message))
+    return parsed[1], parsed[6]
 
 
 cdef uint64_t _typed(str code, int digits) except? 0xFFFFFFFFFFFFFFFF:

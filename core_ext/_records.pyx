@@ -11,20 +11,26 @@ Journal records, little-endian:
     65 delete  space u8, key length u8, key
     66 forget  space u8, count u32: the oldest `count` records of the space that are not open
 
-Memory: an entry is one block of 28 bytes and the body of its put record; the table takes 16 bytes
-a slot and is at most 3/4 full. `bytes_used` counts both, allocator overhead included. A record
-with a 16-byte key and a 200-byte value takes 272 bytes, and 22 to 43 in the table.
+Memory: an entry is 28 bytes and the body of its put record, in a cell of the next
+size (`_slabs`); its slot in the index is 13 to 26 bytes. `bytes_used` counts both. A
+record with a 16-byte key and a 200-byte value takes 256 bytes, and its slot. No put pays for the
+growth of anything: cells lie in slabs, the index doubles bit by bit (`_slabs`, `_table`).
 
-The table is keyed by SipHash-1-3 under a random key, as keys may come from peers; the digest uses
+The index is keyed by SipHash-1-3 under a random key, as keys may come from peers; the digest uses
 the same function under a fixed key.
 """
 
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy
 
 from core_ext._sink cimport Replica, Sink
+from core_ext._slabs cimport (
+    REGION, cell_at, cell_bytes, cell_ref, heap_close, heap_give, heap_open, heap_take,
+)
+from core_ext._table cimport (
+    index_add, index_bytes, index_close, index_drop, index_home, index_open,
+)
 
 import os
 
@@ -38,21 +44,11 @@ cdef enum:
     BODY_HEAD = 10
     BODY_MAX = BODY_HEAD + KEY_MAX + VALUE_MAX
     OPEN = 0x80
-    SLOTS_MIN = 1024
     CHUNK = 1 << 20
     ENTRY_HEAD = 28  # offset of Entry.body
-    HUGE = 2 << 20
+    RECORDS_MAX = 5 << 27  # more than fit: 671 million
 
 cdef bytes DUMP_MAGIC = b"TRNCREC1"
-
-
-cdef extern from "<stdlib.h>" nogil:
-    int posix_memalign(void**, size_t, size_t)
-
-
-cdef extern from "<sys/mman.h>" nogil:
-    int madvise(void*, size_t, int)
-    int MADV_HUGEPAGE
 
 
 class RecordsFull(Exception):
@@ -108,30 +104,30 @@ cdef uint64_t siphash13(
     return v[0] ^ v[1] ^ v[2] ^ v[3]
 
 
-cdef inline uint64_t digest_of(Entry* entry) noexcept nogil:
+cdef inline uint64_t digest_of(const Entry* entry) noexcept nogil:
     return siphash13(
         <uint64_t> 0x74726F6E63616C31, <uint64_t> 0x7265636F72647331, 0, entry.body, entry.length
     )
 
 
 cdef inline size_t cost(size_t body) noexcept nogil:
-    """Bytes the allocator takes for an entry: 8 of its own, in steps of 16."""
-    return (ENTRY_HEAD + body + 8 + 15) & ~<size_t> 15
+    """Bytes of the cell of an entry."""
+    return cell_bytes(ENTRY_HEAD + body)
 
 
-cdef inline int space_of(Entry* entry) noexcept nogil:
+cdef inline int space_of(const Entry* entry) noexcept nogil:
     return entry.body[0]
 
 
-cdef inline bint is_open(Entry* entry) noexcept nogil:
+cdef inline bint is_open(const Entry* entry) noexcept nogil:
     return entry.body[1] & OPEN
 
 
-cdef inline size_t key_length(Entry* entry) noexcept nogil:
+cdef inline size_t key_length(const Entry* entry) noexcept nogil:
     return entry.body[1] & ~OPEN
 
 
-cdef inline uint64_t stamp_of(Entry* entry) noexcept nogil:
+cdef inline uint64_t stamp_of(const Entry* entry) noexcept nogil:
     cdef uint64_t stamp
     memcpy(&stamp, entry.body + 2, 8)
     return stamp
@@ -143,57 +139,6 @@ cdef inline bytes key_of(Entry* entry):
 
 cdef inline bytes value_of(Entry* entry):
     return entry.body[BODY_HEAD + key_length(entry) : entry.length]
-
-
-cdef inline void unlink(Chain* chain, Entry* entry) noexcept nogil:
-    if entry.older is NULL:
-        chain.oldest = entry.newer
-    else:
-        entry.older.newer = entry.newer
-    if entry.newer is NULL:
-        chain.newest = entry.older
-    else:
-        entry.newer.older = entry.older
-    chain.count -= 1
-
-
-cdef inline void push(Chain* chain, Entry* entry) noexcept nogil:
-    entry.older = chain.newest
-    entry.newer = NULL
-    if chain.newest is NULL:
-        chain.oldest = entry
-    else:
-        chain.newest.newer = entry
-    chain.newest = entry
-    chain.count += 1
-
-
-cdef Slot* new_table(uint64_t slots) except NULL:
-    """An empty table; a large one in huge pages, which halves the cost of a random access."""
-    cdef void* table = NULL
-    cdef size_t n = slots * sizeof(Slot)
-    if posix_memalign(&table, HUGE if n >= 2 * HUGE else 64, n):
-        raise MemoryError
-    if n >= 2 * HUGE:
-        madvise(table, n, MADV_HUGEPAGE)  # advice: if it is not taken, nothing is lost
-    memset(table, 0, n)
-    return <Slot*> table
-
-
-cdef void free_chain(Chain* chain) noexcept nogil:
-    cdef Entry* entry = chain.oldest
-    cdef Entry* newer
-    while entry is not NULL:
-        newer = entry.newer
-        free(entry)
-        entry = newer
-
-
-cdef inline Entry* older_of(Entry* a, Entry* b) noexcept nogil:
-    """Whichever was put first; either may be missing."""
-    if a is NULL or (b is not NULL and b.order < a.order):
-        return b
-    return a
 
 
 cdef int check_space(int space) except -1:
@@ -222,105 +167,112 @@ cdef class Records(Replica):
     def __cinit__(self, Sink sink=None, uint64_t bytes_max=1 << 32):
         cdef Entry entry
         assert <unsigned char*> entry.body - <unsigned char*> &entry == ENTRY_HEAD
-        if bytes_max < 1 << 16:
-            raise ValueError("bytes_max must be at least 64 KiB")
+        if not 1 << 16 <= bytes_max <= <uint64_t> 1 << REGION:
+            raise ValueError("bytes_max is 64 KiB to 32 GiB")
         self._sink = sink
         self.bytes_max = bytes_max
         self._key0 = int.from_bytes(os.urandom(8), "little")
         self._key1 = int.from_bytes(os.urandom(8), "little")
-        self._table = new_table(SLOTS_MIN)
-        self._mask = SLOTS_MIN - 1
+        heap_open(&self._heap)
+        index_open(&self._index, RECORDS_MAX)
 
     def __dealloc__(self):
-        cdef int space
-        for space in range(256):
-            free_chain(&self._closed[space])
-            free_chain(&self._opened[space])
-        free(self._table)
+        heap_close(&self._heap)
+        index_close(&self._index)
 
-    # -- the table: open addressing, linear probing, deletion by shifting back
+    # -- entries, where they are found and how they hang together
 
-    cdef uint64_t _hash(self, int space, const unsigned char* key, size_t n) noexcept:
-        return siphash13(self._key0, self._key1, <uint64_t> space, key, n)
+    cdef inline Entry* _at(self, uint32_t ref) noexcept nogil:
+        return <Entry*> cell_at(&self._heap, ref)
 
-    cdef Slot* _find(self, uint64_t hash, int space, const unsigned char* key, size_t n) noexcept:
-        """The slot of that key, or the empty slot where it belongs."""
-        cdef uint64_t i = hash & self._mask
-        cdef Entry* entry
-        while True:
-            entry = self._table[i].entry
-            if entry is NULL or (
-                self._table[i].hash == hash
-                and space_of(entry) == space
-                and key_length(entry) == n
-                and memcmp(entry.body + BODY_HEAD, key, n) == 0
-            ):
-                return &self._table[i]
-            i = (i + 1) & self._mask
+    cdef uint64_t _tag(self, int space, const unsigned char* key, size_t n) noexcept nogil:
+        return siphash13(self._key0, self._key1, <uint64_t> space, key, n) >> 32
 
-    cdef int _reserve_slot(self) except -1:
-        """Make sure that one more entry leaves the table at most 3/4 full."""
-        cdef uint64_t slots = self._mask + 1, mask = 2 * slots - 1, i, k
-        cdef Slot* larger
-        if 4 * (self._count + 1) <= 3 * slots:
-            return 0
-        larger = new_table(2 * slots)
-        for i in range(slots):
-            if self._table[i].entry is not NULL:
-                k = self._table[i].hash & mask
-                while larger[k].entry is not NULL:
-                    k = (k + 1) & mask
-                larger[k] = self._table[i]
-        free(self._table)
-        self._table = larger
-        self._mask = mask
-        return 0
+    cdef uint64_t* _find(
+        self, uint64_t tag, int space, const unsigned char* key, size_t n
+    ) noexcept nogil:
+        """The slot of that key; one that is 0 where there is none."""
+        cdef uint64_t* slot = &self._index.slots[index_home(&self._index, tag)]
+        cdef const Entry* entry
+        while slot[0]:
+            if slot[0] >> 32 == tag:
+                entry = self._at(<uint32_t> slot[0])
+                if (
+                    space_of(entry) == space
+                    and key_length(entry) == n
+                    and memcmp(entry.body + BODY_HEAD, key, n) == 0
+                ):
+                    break
+            slot += 1
+        return slot
 
-    cdef int _remove(self, Slot* place) noexcept:
-        """Take an entry out of table, chain and sums, and free it."""
-        cdef uint64_t hole = place - self._table, i = hole, home
-        cdef Entry* entry = place.entry
-        unlink(
-            &self._opened[space_of(entry)] if is_open(entry) else &self._closed[space_of(entry)],
-            entry,
-        )
-        self._digest -= digest_of(entry)
-        self._entry_bytes -= cost(entry.length)
-        self._count -= 1
-        self._version += 1
-        free(entry)
-        while True:
-            i = (i + 1) & self._mask
-            if self._table[i].entry is NULL:
-                break
-            home = self._table[i].hash & self._mask
-            # It may move back to the hole unless its home lies behind the hole.
-            if ((i - home) & self._mask) >= ((i - hole) & self._mask):
-                self._table[hole] = self._table[i]
-                hole = i
-        self._table[hole].entry = NULL
-        return 0
-
-    cdef int _store(self, Entry* entry, uint64_t hash, Slot* place) noexcept:
-        """Put a complete entry into its slot, replacing what is there. Cannot fail."""
-        cdef Entry* before = place.entry
+    cdef inline Chain* _chain_of(self, const Entry* entry) noexcept nogil:
         cdef int space = space_of(entry)
-        if before is not NULL:
-            unlink(&self._opened[space] if is_open(before) else &self._closed[space], before)
-            self._digest -= digest_of(before)
-            self._entry_bytes -= cost(before.length)
-            free(before)
+        return &self._opened[space] if is_open(entry) else &self._closed[space]
+
+    cdef void _push(self, Entry* entry) noexcept nogil:
+        """As the newest of its chain."""
+        cdef Chain* chain = self._chain_of(entry)
+        cdef uint32_t ref = cell_ref(&self._heap, entry)
+        entry.older = chain.newest
+        entry.newer = 0
+        if chain.newest:
+            self._at(chain.newest).newer = ref
         else:
-            self._count += 1
-        place.hash = hash
-        place.entry = entry
+            chain.oldest = ref
+        chain.newest = ref
+        chain.count += 1
+
+    cdef void _unlink(self, const Entry* entry) noexcept nogil:
+        cdef Chain* chain = self._chain_of(entry)
+        if entry.older:
+            self._at(entry.older).newer = entry.newer
+        else:
+            chain.oldest = entry.newer
+        if entry.newer:
+            self._at(entry.newer).older = entry.older
+        else:
+            chain.newest = entry.older
+        chain.count -= 1
+
+    cdef Entry* _new(self, size_t n) except NULL:
+        """A cell for an entry with a body of n bytes."""
+        cdef Entry* entry = NULL
+        if self._index.used < RECORDS_MAX:
+            entry = <Entry*> heap_take(&self._heap, ENTRY_HEAD + n)
+        if entry is NULL:
+            raise MemoryError("no address space for another record")
+        entry.length = <uint32_t> n
+        return entry
+
+    cdef void _take_out(self, Entry* entry) noexcept nogil:
+        """Take an entry out of its chain and the sums, and free it; its slot is the caller's."""
+        self._unlink(entry)
+        self._digest -= entry.digest
+        self._entry_bytes -= cost(entry.length)
+        heap_give(&self._heap, entry)
+
+    cdef void _remove(self, uint64_t slot) noexcept nogil:
+        """Remove the entry that a slot names."""
+        index_drop(&self._index, slot >> 32, <uint32_t> slot)
+        self._take_out(self._at(<uint32_t> slot))
+        self._version += 1
+
+    cdef void _place(self, Entry* entry, uint64_t tag, uint64_t* slot) noexcept nogil:
+        """Put a complete entry where `_find` said, replacing what is there. Cannot fail."""
+        cdef uint32_t ref = cell_ref(&self._heap, entry)
+        if slot[0]:
+            self._take_out(self._at(<uint32_t> slot[0]))
+            slot[0] = tag << 32 | ref
+        else:
+            index_add(&self._index, tag, ref)
         self._order += 1
         self._version += 1
         entry.order = self._order
-        push(&self._opened[space] if is_open(entry) else &self._closed[space], entry)
-        self._digest += digest_of(entry)
+        entry.digest = digest_of(entry)
+        self._digest += entry.digest
         self._entry_bytes += cost(entry.length)
-        return 0
+        self._push(entry)
 
     # -- puts and gets
 
@@ -346,41 +298,75 @@ cdef class Records(Replica):
             RecordsFull: it would take too much memory. Nothing has changed.
             JournalFull, JournalFailed: from the sink. Nothing has changed.
         """
-        cdef size_t key_n = len(key), value_n = len(value)
-        cdef size_t n = BODY_HEAD + key_n + value_n
-        cdef const unsigned char* key_p = key
-        cdef Entry* entry
-        cdef Slot* place
-        cdef uint64_t hash
         check_space(space)
+        self.store(<unsigned char> space, key, len(key), value, len(value), open, stamp)
+
+    cdef int store(
+        self,
+        unsigned char space,
+        const unsigned char* key_p,
+        Py_ssize_t nkey,
+        const unsigned char* value_p,
+        Py_ssize_t nvalue,
+        bint open,
+        uint64_t stamp,
+    ) except -1:
+        """`put` for native code; raises as it does."""
+        cdef size_t key_n = nkey, value_n = nvalue
+        cdef size_t n = BODY_HEAD + key_n + value_n
+        cdef Entry* entry
+        cdef uint64_t* slot
+        cdef uint64_t tag
         if key_n > KEY_MAX or value_n > VALUE_MAX:
             raise ValueError("a key has at most 32 bytes, a value at most 65535")
-        self._reserve_slot()
-        hash = self._hash(space, key_p, key_n)
-        place = self._find(hash, space, key_p, key_n)
+        tag = self._tag(space, key_p, key_n)
+        slot = self._find(tag, space, key_p, key_n)
         if self._bytes_used() + cost(n) > self.bytes_max:
-            self._check_room(place.entry, n)
-        entry = <Entry*> malloc(ENTRY_HEAD + n)
-        if entry is NULL:
-            raise MemoryError
-        entry.length = <uint32_t> n
+            self._check_room(slot, n)
+        entry = self._new(n)
         entry.body[0] = <uint8_t> space
         entry.body[1] = <uint8_t> ((OPEN if open else 0) | key_n)
         memcpy(entry.body + 2, &stamp, 8)
         memcpy(entry.body + BODY_HEAD, key_p, key_n)
-        memcpy(entry.body + BODY_HEAD + key_n, <const unsigned char*> value, value_n)
+        memcpy(entry.body + BODY_HEAD + key_n, value_p, value_n)
         if self._sink is not None:
             try:
                 self._sink.put(KIND_PUT, entry.body, <Py_ssize_t> n)
             except BaseException:
-                free(entry)
+                heap_give(&self._heap, entry)
                 raise
-        self._store(entry, hash, place)
+        self._place(entry, tag, slot)
+        return 0
 
-    cdef int _check_room(self, Entry* before, size_t n) except -1:
+    cdef int lookup(
+        self,
+        unsigned char space,
+        const unsigned char* key,
+        Py_ssize_t nkey,
+        const unsigned char** value,
+        Py_ssize_t* nvalue,
+    ) noexcept nogil:
+        """`get` for native code: 1 and where the value lies until the next change; 0: none."""
+        cdef const uint64_t* slot
+        cdef Entry* entry
+        cdef size_t head
+        if not 0 <= nkey <= KEY_MAX:
+            return 0
+        slot = self._find(self._tag(space, key, nkey), space, key, nkey)
+        if slot[0] == 0:
+            return 0
+        entry = self._at(<uint32_t> slot[0])
+        head = BODY_HEAD + key_length(entry)
+        value[0] = entry.body + head
+        nvalue[0] = <Py_ssize_t> (entry.length - head)
+        return 1
+
+    cdef int _check_room(self, const uint64_t* slot, size_t n) except -1:
         """Raise RecordsFull unless the put makes the store no larger than it may be."""
         cdef uint64_t after = self._bytes_used() + cost(n), most = self.bytes_max
-        if before is not NULL:
+        cdef const Entry* before
+        if slot[0]:
+            before = self._at(<uint32_t> slot[0])
             after -= cost(before.length)
             if is_open(before):
                 most += most // 16
@@ -390,39 +376,44 @@ cdef class Records(Replica):
 
     def get(self, int space, bytes key not None):
         """Return the value under a key, or None."""
-        cdef const unsigned char* key_p = key
-        cdef Entry* entry
+        cdef const unsigned char* value
+        cdef Py_ssize_t n
         check_space(space)
         check_key(key)
-        entry = self._find(self._hash(space, key_p, len(key)), space, key_p, len(key)).entry
-        return None if entry is NULL else value_of(entry)
+        if not self.lookup(<unsigned char> space, key, len(key), &value, &n):
+            return None
+        return <bytes> value[:n]
 
     def meta(self, int space, bytes key not None):
         """Return (open, stamp) of the record under a key, or None."""
         cdef const unsigned char* key_p = key
-        cdef Entry* entry
+        cdef const uint64_t* slot
+        cdef const Entry* entry
         check_space(space)
         check_key(key)
-        entry = self._find(self._hash(space, key_p, len(key)), space, key_p, len(key)).entry
-        return None if entry is NULL else (bool(is_open(entry)), stamp_of(entry))
+        slot = self._find(self._tag(space, key_p, len(key)), space, key_p, len(key))
+        if slot[0] == 0:
+            return None
+        entry = self._at(<uint32_t> slot[0])
+        return bool(is_open(entry)), stamp_of(entry)
 
     def delete(self, int space, bytes key not None):
         """Remove the record under a key, open or not; return whether there was one."""
         cdef const unsigned char* key_p = key
         cdef size_t n = len(key)
         cdef unsigned char body[2 + KEY_MAX]
-        cdef Slot* place
+        cdef uint64_t slot
         check_space(space)
         check_key(key)
-        place = self._find(self._hash(space, key_p, n), space, key_p, n)
-        if place.entry is NULL:
+        slot = self._find(self._tag(space, key_p, n), space, key_p, n)[0]
+        if slot == 0:
             return False
         if self._sink is not None:
             body[0] = <uint8_t> space
             body[1] = <uint8_t> n
             memcpy(body + 2, key_p, n)
             self._sink.put(KIND_DELETE, body, <Py_ssize_t> (2 + n))
-        self._remove(place)
+        self._remove(slot)
         return True
 
     def forget(self, int space, uint64_t before, uint32_t max_count=1000):
@@ -430,14 +421,13 @@ cdef class Records(Replica):
 
         Stops at the first one whose stamp is not, and after `max_count`; returns how many went.
         """
-        cdef Entry* entry
-        cdef uint32_t count = 0
+        cdef uint32_t ref, count = 0
         cdef unsigned char body[5]
         check_space(space)
-        entry = self._closed[space].oldest
-        while entry is not NULL and count < max_count and stamp_of(entry) < before:
+        ref = self._closed[space].oldest
+        while ref and count < max_count and stamp_of(self._at(ref)) < before:
             count += 1
-            entry = entry.newer
+            ref = self._at(ref).newer
         if count == 0:
             return 0
         if self._sink is not None:
@@ -447,21 +437,20 @@ cdef class Records(Replica):
         self._drop_oldest(space, count)
         return count
 
-    cdef int _drop_oldest(self, int space, uint32_t count) noexcept:
+    cdef void _drop_oldest(self, int space, uint32_t count) noexcept nogil:
         cdef Entry* entry
         cdef const unsigned char* key
         cdef size_t n
         while count:
-            entry = self._closed[space].oldest
+            entry = self._at(self._closed[space].oldest)
             key, n = entry.body + BODY_HEAD, key_length(entry)
-            self._remove(self._find(self._hash(space, key, n), space, key, n))
+            self._remove(self._find(self._tag(space, key, n), space, key, n)[0])
             count -= 1
-        return 0
 
     # -- looking around
 
     def __len__(self):
-        return self._count
+        return self._index.used
 
     def count(self, int space):
         """Return how many records a space has."""
@@ -482,37 +471,43 @@ cdef class Records(Replica):
         return self._items(space)
 
     def _items(self, int space):
-        cdef Entry* closed = self._closed[space].oldest
-        cdef Entry* opened = self._opened[space].oldest
+        cdef uint32_t closed = self._closed[space].oldest
+        cdef uint32_t opened = self._opened[space].oldest
         cdef Entry* entry
         cdef uint64_t version = self._version
-        while closed is not NULL or opened is not NULL:
-            entry = older_of(closed, opened)
-            if entry is closed:
-                closed = entry.newer
-            else:
+        while closed or opened:
+            entry = self._older(closed, opened)
+            if is_open(entry):
                 opened = entry.newer
+            else:
+                closed = entry.newer
             yield key_of(entry), value_of(entry)
             if self._version != version:
                 raise RuntimeError("the records changed during the iteration")
 
     def open_items(self, int space):
         """Return a list of (key, value) of the open records of a space, oldest put first."""
-        cdef Entry* entry
+        cdef uint32_t ref
         cdef list found = []
         check_space(space)
-        entry = self._opened[space].oldest
-        while entry is not NULL:
-            found.append((key_of(entry), value_of(entry)))
-            entry = entry.newer
+        ref = self._opened[space].oldest
+        while ref:
+            found.append((key_of(self._at(ref)), value_of(self._at(ref))))
+            ref = self._at(ref).newer
         return found
 
-    cdef uint64_t _bytes_used(self) noexcept:
-        return self._entry_bytes + (self._mask + 1) * sizeof(Slot)
+    cdef Entry* _older(self, uint32_t a, uint32_t b) noexcept nogil:
+        """Whichever was put first; one of them may be missing."""
+        if a == 0 or (b and self._at(b).order < self._at(a).order):
+            return self._at(b)
+        return self._at(a)
+
+    cdef uint64_t _bytes_used(self) noexcept nogil:
+        return self._entry_bytes + index_bytes(&self._index)
 
     @property
     def bytes_used(self):
-        """Bytes of memory the records and their table take."""
+        """Bytes of memory the records and their index take."""
         return self._bytes_used()
 
     # -- being a replica
@@ -528,31 +523,27 @@ cdef class Records(Replica):
 
     cdef int _replay_put(self, const unsigned char* data, Py_ssize_t n) except -1:
         cdef size_t key_n
-        cdef uint64_t hash
+        cdef uint64_t tag
         cdef Entry* entry
         if n < BODY_HEAD or n > BODY_MAX:
             raise ValueError("a put record of impossible length")
         key_n = data[1] & ~OPEN
         if key_n > KEY_MAX or BODY_HEAD + key_n > <size_t> n or n - BODY_HEAD - key_n > VALUE_MAX:
             raise ValueError("a put record with an impossible key or value")
-        self._reserve_slot()
-        entry = <Entry*> malloc(ENTRY_HEAD + n)
-        if entry is NULL:
-            raise MemoryError
-        entry.length = <uint32_t> n
+        entry = self._new(n)
         memcpy(entry.body, data, n)
-        hash = self._hash(data[0], data + BODY_HEAD, key_n)
-        self._store(entry, hash, self._find(hash, data[0], data + BODY_HEAD, key_n))
+        tag = self._tag(data[0], data + BODY_HEAD, key_n)
+        self._place(entry, tag, self._find(tag, data[0], data + BODY_HEAD, key_n))
         return 0
 
     cdef int _replay_delete(self, const unsigned char* data, Py_ssize_t n) except -1:
-        cdef Slot* place
+        cdef uint64_t slot
         if n < 2 or data[1] > KEY_MAX or n != 2 + data[1]:
             raise ValueError("a delete record of impossible length")
-        place = self._find(self._hash(data[0], data + 2, data[1]), data[0], data + 2, data[1])
-        if place.entry is NULL:
+        slot = self._find(self._tag(data[0], data + 2, data[1]), data[0], data + 2, data[1])[0]
+        if slot == 0:
             raise ValueError("a delete record for a record that is not there")
-        self._remove(place)
+        self._remove(slot)
         return 0
 
     cdef int _replay_forget(self, const unsigned char* data, Py_ssize_t n) except -1:
@@ -578,20 +569,19 @@ cdef class Records(Replica):
         """
         cdef int space
         cdef uint64_t version = self._version
-        cdef Entry* closed
-        cdef Entry* opened
+        cdef uint32_t closed, opened
         cdef Entry* entry
         cdef bytearray chunk = bytearray(DUMP_MAGIC)
-        chunk += self._count.to_bytes(8, "little") + self._digest.to_bytes(8, "little")
+        chunk += self._index.used.to_bytes(8, "little") + self._digest.to_bytes(8, "little")
         for space in range(256):
             closed = self._closed[space].oldest
             opened = self._opened[space].oldest
-            while closed is not NULL or opened is not NULL:
-                entry = older_of(closed, opened)
-                if entry is closed:
-                    closed = entry.newer
-                else:
+            while closed or opened:
+                entry = self._older(closed, opened)
+                if is_open(entry):
                     opened = entry.newer
+                else:
+                    closed = entry.newer
                 if len(chunk) + 4 + entry.length > CHUNK:
                     yield bytes(chunk)
                     if self._version != version:
@@ -611,7 +601,7 @@ cdef class Records(Replica):
         cdef const unsigned char* p
         cdef size_t at, end
         cdef uint32_t n
-        if self._count:
+        if self._index.used:
             raise ValueError("the store is not empty")
         head = None
         for chunk in chunks:
@@ -632,5 +622,5 @@ cdef class Records(Replica):
                 at += 4 + n
         if head is None:
             raise ValueError("not a dump of records")
-        if head != self._count.to_bytes(8, "little") + self._digest.to_bytes(8, "little"):
+        if head != self._index.used.to_bytes(8, "little") + self._digest.to_bytes(8, "little"):
             raise ValueError("the dump does not hold what its head says")

@@ -358,6 +358,7 @@ class IssuerCapture(Message, frozen=True, tag="issuer_capture"):
     operation: str
     kind: Kind
     amount: int
+    currency: str = ""
 
 
 class IssuerRelease(Message, frozen=True, tag="issuer_release"):
@@ -368,6 +369,7 @@ class IssuerRelease(Message, frozen=True, tag="issuer_release"):
     kind: Kind
     amount: int
     reason: str
+    currency: str = ""
 
 
 class IssuerHolder(Message, frozen=True, tag="issuer_holder"):
@@ -376,6 +378,14 @@ class IssuerHolder(Message, frozen=True, tag="issuer_holder"):
     document_type: str
     document: str | UnsetType = UNSET
     phone: str | UnsetType = UNSET
+    network: str = ""
+
+
+class IssuerStatus(Message, frozen=True, tag="issuer_status"):
+    """0600, from either side: in which state is the operation with you?"""
+
+    network: str
+    operation: str
 
 
 class IssuerAnswer(Message, frozen=True, tag="issuer_answer"):
@@ -388,6 +398,13 @@ class IssuerAnswer(Message, frozen=True, tag="issuer_answer"):
     commission: int = 0
     name: str = ""
     duplicate: bool = False
+
+
+class IssuerState(Message, frozen=True, tag="issuer_state"):
+    """Answer to `IssuerStatus`: 00 and a state of the side asked, or 25 where it knows nothing."""
+
+    code: str
+    state: str = ""
 
 
 TerminalRequest = (

@@ -7,12 +7,16 @@ socket file may do everything, so its mode is 0600.
 
 import os
 import socket
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import trio
 
+from switch.config import ConfigError
+from switch.flows.registry import Entity
+from switch.flows.step import Step
 from switch.node import Node
 from switch.provisioning import QUESTIONS, Provisioning, ProvisioningError
 
@@ -32,6 +36,13 @@ class Response(msgspec.Struct, frozen=True, omit_defaults=True):
     hint: str = ""
 
 
+Handler = Callable[[Step, dict[str, Any]], Any]
+"""A command that is no provisioning: (step, values) to what is answered once that is durable.
+
+Raises: ProvisioningError, ConfigError: refused, and nothing was changed.
+"""
+
+
 class _Pending:
     """A destination of the reply gate that only wants to know when its change is durable."""
 
@@ -46,13 +57,31 @@ class _Pending:
 
 
 class AdminServer:
-    """Serves the admin socket of a data directory."""
+    """Serves the admin socket of a data directory.
 
-    def __init__(self, node: Node, directory: Path) -> None:
+    Args:
+        changed: told of every entity that a command stored, once that is durable: whoever keeps
+            sessions or links with it acts on it.
+        handlers: commands beside those of provisioning, by name; names in `questions` change
+            nothing, so they are answered on a full disk as well.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        directory: Path,
+        *,
+        changed: Callable[[Entity], None] | None = None,
+        handlers: Mapping[str, Handler] | None = None,
+        questions: frozenset[str] = frozenset(),
+    ) -> None:
         self._node = node
         self._provisioning = Provisioning(node)
         self._path = directory / SOCKET_NAME
         self._limit = trio.CapacityLimiter(CONNECTIONS_MAX)
+        self._changed = changed
+        self._handlers = dict(handlers or {})
+        self._questions = QUESTIONS | questions
 
     async def serve(self, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         self._path.unlink(missing_ok=True)
@@ -90,20 +119,32 @@ class AdminServer:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return Response(error=f"not a request: {error}")
         step = self._node.begin()
-        if not step.admitting and request.command not in QUESTIONS:
+        if not step.admitting and request.command not in self._questions:
             return Response(
                 error="there is no room for changes: the disk is full, or the record store",
                 hint="see operations.md, When the disk is full",
             )
+        changed: list[Entity] = []
         try:
-            answer = self._provisioning.call(step, request.command, request.values)
+            handler = self._handlers.get(request.command)
+            if handler is not None:
+                answer = handler(step, request.values)
+            else:
+                answer = self._provisioning.call(step, request.command, request.values)
+                changed = self._provisioning.changed
         except ProvisioningError as error:
             self._node.end(step)
             return Response(error=str(error), hint=error.hint)
+        except ConfigError as error:
+            self._node.end(step)
+            return Response(error=str(error), hint="nothing was applied")
         pending = _Pending()
-        step.reply(pending, None)  # type: ignore[arg-type]
+        step.reply(pending, None)
         self._node.end(step)
         await pending.durable.wait()
+        if self._changed is not None:
+            for entity in changed:
+                self._changed(entity)
         return Response(ok=answer)
 
 

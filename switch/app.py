@@ -18,22 +18,29 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import msgspec
 import trio
 
 from protocols.session import NETWORK, TERMINAL, PeerKey, SignOnGuard
 from switch.admin import AdminServer
 from switch.clock import Clock, SystemClock
-from switch.config import Config, parse_address
-from switch.flows.registry import Network, Terminal
+from switch.config import Address, Config, ConfigError, parse_address
+from switch.flows.registry import Entity, Host, Network, Terminal
+from switch.flows.step import Step
 from switch.net.driver import Driver
+from switch.net.hosts import HostListener
 from switch.net.peer import Peer
 from switch.net.pump import Pump
 from switch.node import Node
+from switch.ops import logs
 from switch.ops.health import Health, ops_app
 from switch.ops.keys import MasterKey
 from switch.ops.logs import logger
 from switch.ops.metrics import LoopClock, Metrics
-from switch.ops.wiring import add_node_metrics
+from switch.ops.wiring import add_link_metrics, add_node_metrics
+from switch.provisioning import ProvisioningError
+from switch.reload import Change, check
+from switch.remotes import Remotes
 from switch.web.edge import serve_http
 
 log = logger("app")
@@ -71,6 +78,9 @@ class App:
         self.listening = False
         self._followers = followers
         self._drivers: dict[str, Driver] = {}
+        self._hosts: dict[str, HostListener] = {}
+        self._pump = Pump(self.node)
+        self.remotes = Remotes(self.node, self._pump)
         self._loop_clock = LoopClock()
 
     async def run(
@@ -82,7 +92,7 @@ class App:
             ConfigError, Corruption, SnapshotError, StateError, OSError: with what to do about it.
         """
         _allow_files(self.config.session.connections_max + OTHER_FILES)
-        self.node.open()
+        self.node.open(self.remotes.prepare)
         recovery = self.node.store.recovery
         log.info(
             "recovered", records=recovery.records, seconds=round(recovery.seconds, 3),
@@ -106,7 +116,15 @@ class App:
 
     async def _serve(self, on_ready: Callable[[Ready], None], task_status: Any) -> None:
         listeners = await self._open_listeners()
-        admin = AdminServer(self.node, self.config.data)
+        admin = AdminServer(
+            self.node,
+            self.config.data,
+            changed=self._changed,
+            handlers={
+                "links": self._links, "links_explain": self._explain, "reload": self._reload,
+            },
+            questions=frozenset(("links", "links_explain")),
+        )  # fmt: skip
         async with trio.open_nursery() as lasting:
             lasting.start_soon(self._gate)
             lasting.start_soon(self._settle)
@@ -115,6 +133,7 @@ class App:
             if self._followers:
                 lasting.start_soon(self._projector)
                 lasting.start_soon(self._snapshots)
+            await lasting.start(self.remotes.run)
             await lasting.start(admin.serve)
             for driver in self._drivers.values():
                 lasting.start_soon(driver.sweep)
@@ -124,6 +143,13 @@ class App:
                         accepting.start_soon(
                             partial(
                                 trio.serve_listeners, driver.serve, listeners[name],
+                                handler_nursery=connections,
+                            )
+                        )  # fmt: skip
+                    for name, hosts in self._hosts.items():
+                        accepting.start_soon(
+                            partial(
+                                trio.serve_listeners, hosts.serve, listeners[name],
                                 handler_nursery=connections,
                             )
                         )  # fmt: skip
@@ -145,7 +171,7 @@ class App:
     async def _open_listeners(self) -> dict[str, list[Any]]:
         roles = self.config.node.roles
         guard = SignOnGuard(trio.current_time)
-        pump = self._pump = Pump(self.node)
+        pump = self._pump
         opened: dict[str, list[Any]] = {}
         if "red" in roles:
             self._drivers["terminals"] = Driver(
@@ -157,6 +183,7 @@ class App:
                 sessions_max=1,
                 guard=guard,
                 pump=pump,
+                straight=True,
             )
             opened["terminals"] = await self._listen("terminals")
         if "sicoop" in roles:
@@ -169,13 +196,22 @@ class App:
                 sessions_max=self.config.session.network_sessions_max,
                 guard=guard,
                 pump=pump,
+                on_state=self.node.sicoop.on_network_state,
             )
+            self.node.sicoop.attach(networks=self._drivers["sicoop"])
             opened["sicoop"] = await self._listen("sicoop")
+        if "ceibo" in roles:
+            self._hosts["ceibo"] = self.remotes.listener()
+            opened["ceibo"] = await self._listen("ceibo")
+        for address in self.remotes.addresses():
+            name = f"hosts at {address}"
+            self._hosts[name] = self.remotes.listener(address)
+            opened[name] = await self._listen("ceibo", parse_address(address))
         opened["ops"] = await self._listen("ops")
         return opened
 
-    async def _listen(self, name: str) -> list[Any]:
-        address = parse_address(getattr(self.config.listen, name))
+    async def _listen(self, name: str, address: Address | None = None) -> list[Any]:
+        address = address or parse_address(getattr(self.config.listen, name))
         try:
             plain = await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
         except OSError as error:
@@ -258,6 +294,7 @@ class App:
         metrics.add_process()
         metrics.add_loop(self._loop_clock)
         add_node_metrics(metrics, self.node, self._drivers)
+        add_link_metrics(metrics, self.remotes, self._hosts)
         health = Health(
             journal_failure=lambda: journal.failure,
             recovered=lambda: True,
@@ -265,6 +302,7 @@ class App:
             journal_room_bytes=lambda: journal.room_bytes,
             room_bytes_min=self.node.store.open_bytes_max,
             draining=lambda: self.draining,
+            ways_down=lambda: self.remotes.ways_down,
         )
         await serve_http(
             ops_app(metrics, health), listener, stop=self._ops_stop, task_status=task_status
@@ -306,10 +344,82 @@ class App:
     async def _drain(self) -> None:
         for driver in self._drivers.values():
             driver.finish()
-        with trio.move_on_after(self.config.session.drain_s):
+        until_s = trio.current_time() + self.config.session.drain_s
+        with trio.move_on_at(until_s):
             async with trio.open_nursery() as nursery:
                 for driver in self._drivers.values():
                     nursery.start_soon(driver.finished)
+        # What they were waiting for came over the links, so these end after them.
+        await self.remotes.stop(max(until_s - trio.current_time(), 0.0))
+
+    # ---- for operators
+
+    def _links(self, step: Any, values: dict[str, Any]) -> list[dict[str, Any]]:
+        return self.remotes.snapshot()
+
+    def _explain(self, step: Any, values: dict[str, Any]) -> list[dict[str, Any]]:
+        name = str(values.get("name", ""))
+        found = self.remotes.explain(name)
+        if found is None:
+            raise ProvisioningError(f"there is no link {name}", "see `troncal links`")
+        return found
+
+    def _reload(self, step: Any, values: dict[str, Any]) -> dict[str, Any]:
+        return {"changes": msgspec.to_builtins(self.reload(step))}
+
+    def hang_up(self) -> None:
+        """SIGHUP: reload, and tell in the log what came of it."""
+        if not self.listening:
+            return  # what was read at the start is hardly older
+        step = self.node.begin()
+        try:
+            self.reload(step)
+        except ConfigError as error:
+            for mistake in error.lines():
+                log.error("reload_refused", mistake=mistake)
+        self.node.end(step)
+
+    def reload(self, step: Step) -> list[Change]:
+        """Read the configuration again; all of it is in force from the next step on.
+
+        Raises:
+            ConfigError: mistakes, or changes that need a restart; nothing was applied.
+        """
+        hosts = {h.name: h.connect for h in self.node.registry.all(Host) if isinstance(h, Host)}
+        config, plan = check(self.config, hosts, self.remotes.links.keys())
+        if config.node.log_level != self.config.node.log_level:
+            logs.configure(config.node.log_level)
+        self.config = config
+        self.node.reconfigure(config)
+        self.remotes.reconfigure(plan)
+        for driver in self._drivers.values():
+            driver.reconfigure(config.session)
+        keys = [change.key for change in plan.changes]
+        step.audit("operator", "reload", f"config:{config.path.name}", "00", " ".join(keys)[:400])
+        log.info("reloaded", changes=keys)
+        return plan.changes
+
+    def _changed(self, entity: Entity) -> None:
+        """An operator has changed something in the registry; durable already."""
+        self.remotes.changed(entity)
+        terminals, networks = self._drivers.get("terminals"), self._drivers.get("sicoop")
+        match entity:
+            case Terminal(disabled=True) if terminals is not None:
+                terminals.bar(lambda number: number == entity.number)
+            case Network(disabled=True):
+                if networks is not None:
+                    networks.bar(lambda number: number == entity.number)
+                if terminals is not None:
+                    terminals.bar(self._is_of(entity.number))
+
+    def _is_of(self, network: str) -> Callable[[str], bool]:
+        """Return whether a terminal, by its number, is of a network."""
+
+        def is_of(number: str) -> bool:
+            terminal = self.node.registry.terminal(number)
+            return terminal is not None and terminal.network == network
+
+        return is_of
 
 
 def _allow_files(wanted: int) -> None:

@@ -169,6 +169,10 @@ class Calendar:
         second = self._local_ns(now_ns) // NS % 86400
         return f"{second // 3600:02}{second // 60 % 60:02}{second % 60:02}"
 
+    def utc_offset_ns(self, now_ns: int) -> int:
+        """Return local time less UTC; it holds for the instant's quarter of an hour."""
+        return self._local_ns(now_ns) - now_ns
+
     def _local_ns(self, now_ns: int) -> int:
         """Shift an instant by the offset in force, kept per quarter of an hour."""
         if not self._quarter_start_ns <= now_ns < self._quarter_end_ns:

@@ -14,13 +14,14 @@ import os
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 import msgspec
 from msgspec import Meta
 
-from switch import calendar, limits
+from switch import calendar, limits, routing
 from switch.limits import DeclarationRow, LimitRow, UnitRow
+from switch.routing import ROUTES_MAX, HostName, Route, TimeOfDay
 from switch.toml_reader import (
     ConfigError,
     KeyPath,
@@ -29,35 +30,41 @@ from switch.toml_reader import (
     Reader,
     environment,
     expected,
+    item_struct,
+    line_index,
+    line_of,
+    named,
     plain,
     suggestion,
+    without_none,
 )
 
 __all__ = [
     "Address",
     "Config",
     "ConfigError",
+    "LinkAddress",
+    "LinkSettings",
+    "LinkTls",
     "Mistake",
+    "check_hosts",
     "default_toml",
+    "link_addresses",
     "load",
     "parse_address",
     "reference",
+    "reread",
 ]
 
 ENVIRONMENT_PREFIX = "TRONCAL_"
 FILE_NAME = "troncal.toml"
 TIERS_MAX = 32
+ADDRESSES_MAX = 16
 LISTENERS = ("terminals", "sicoop", "ceibo", "http", "ops")
 
 Role = Literal["red", "sicoop", "ceibo"]
+MatchPart = Literal["class", "7", "11", "37", "41"]
 Fee = Annotated[int, Meta(ge=0, le=1_000_000_000)]
-TimeOfDay = Annotated[
-    str,
-    Meta(
-        pattern=r"^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)\Z",
-        extra={"form": "a time from 00:00 to 24:00"},
-    ),
-]
 CutOff = Annotated[
     str,
     Meta(
@@ -72,6 +79,7 @@ HostPort = Annotated[
         extra={"form": 'HOST:PORT, as "127.0.0.1:7001" or "[::1]:7001"'},
     ),
 ]
+Pem = Annotated[str, Meta(max_length=4096)]
 Line = Annotated[str, Meta(max_length=40)]
 Name = Annotated[
     str,
@@ -88,6 +96,10 @@ def _says(text: str) -> Meta:
 
 
 def _int(low: int, high: int, text: str) -> Meta:
+    return Meta(ge=low, le=high, description=text)
+
+
+def _seconds(low: float, high: float, text: str) -> Meta:
     return Meta(ge=low, le=high, description=text)
 
 
@@ -144,6 +156,9 @@ class Node(msgspec.Struct, frozen=True):
         Literal["open", "listed"], _says("open: any cashier number; listed: only those added")
     ] = "open"
     shift_hours: Annotated[int, _int(1, 24, "a cashier's shift ends by itself after this")] = 12
+    straight_through: Annotated[
+        bool, _says("decide the common cash_out in native code where all roles share this process")
+    ] = True
     plaintext: Annotated[
         bool, _says("allow listeners outside loopback without TLS; the MAC hides nothing")
     ] = False
@@ -166,16 +181,13 @@ class Listen(msgspec.Struct, frozen=True):
 
 
 class Tls(msgspec.Struct, frozen=True):
-    """TLS of one listener; paths relative to this file.
+    """TLS of one listener; paths relative to this file."""
 
-    Fields:
-        cert: certificate chain, PEM. key: its private key, PEM, without a password.
-        client_ca: authorities whose client certificates are demanded; empty: none are.
-    """
-
-    cert: File
-    key: File
-    client_ca: Annotated[str, Meta(max_length=4096)] = ""
+    cert: Annotated[File, _says("certificate chain, PEM")]
+    key: Annotated[File, _says("its private key, PEM, without a password")]
+    client_ca: Annotated[
+        Pem, _says("authorities whose client certificates are demanded; empty: none are")
+    ] = ""
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -246,7 +258,7 @@ class Ledger(msgspec.Struct, frozen=True):
     holds_max: Annotated[int, _int(1000, 100_000_000, "holds, open and remembered")] = 2_000_000
     keys_max: Annotated[int, _int(1000, 100_000_000, "idempotency keys remembered")] = 2_000_000
     records_bytes_max: Annotated[
-        int, _int(1 << 20, 1 << 40, "operations and registry in memory")
+        int, _int(1 << 20, 1 << 35, "operations and registry in memory")
     ] = 1 << 30
 
 
@@ -326,6 +338,138 @@ class Commissions(msgspec.Struct, frozen=True):
     deposit: Annotated[Fee, _says("commission of a deposit")] = 0
 
 
+class LinkTls(msgspec.Struct, frozen=True):
+    """TLS of an outgoing connection; paths relative to this file."""
+
+    ca: Annotated[Pem, _says("authorities trusted, PEM; empty: those of the system")] = ""
+    cert: Annotated[Pem, _says("our certificate chain, PEM; empty: none is shown")] = ""
+    key: Annotated[Pem, _says("its private key, PEM, without a password")] = ""
+    server_name: Annotated[
+        str, Meta(max_length=253, description="name in the host's certificate; empty: its address")
+    ] = ""
+
+
+class Platform(msgspec.Struct, frozen=True):
+    """The way to sicoop; used where this process plays red and not sicoop."""
+
+    connect: Annotated[
+        tuple[HostPort, ...],
+        Meta(
+            max_length=ADDRESSES_MAX,
+            description="where sicoop listens for networks; the first that answers is used",
+        ),
+    ] = ()
+    sessions: Annotated[int, _int(1, 64, "sessions of each network at once")] = 1
+    backoff_min_s: Annotated[
+        float, _seconds(0.01, 60, "first pause before connecting again; doubled each time")
+    ] = 0.2
+    backoff_max_s: Annotated[float, _seconds(0.01, 3600, "longest pause between tries")] = 30.0
+    tls: Annotated[LinkTls | None, _says("TLS towards sicoop")] = None
+
+
+class IssuerRoute(msgspec.Struct, frozen=True):
+    """The way to ceibo; used where this process plays sicoop and not ceibo."""
+
+    link: Annotated[HostName, _says("host to which operations go that no route claims")] = "ceibo"
+
+
+class Conciliation(msgspec.Struct, frozen=True):
+    """Daily files between networks and sicoop. Times are local, on the day after the date."""
+
+    directory: Annotated[File, _says("where files are exchanged, relative to this file")] = (
+        "conciliation"
+    )
+    format: Annotated[Literal["csv", "fixed"], _says("form of the files that are made here")] = (
+        "csv"
+    )
+    line_end: Annotated[Literal["lf", "crlf"], _says("their line ends")] = "lf"
+    network_closes: Annotated[
+        TimeOfDay, _says("networks put what they take later into the file of the next date")
+    ] = "24:00"
+    deadline: Annotated[TimeOfDay, _says("alarm where a file is not here by then")] = "12:00"
+    grace: Annotated[
+        TimeOfDay, _says("from then on what a balanced file has no line of is released")
+    ] = "12:00"
+
+
+class LinkAddress(msgspec.Struct, frozen=True):
+    """One address of a host; a bare `"HOST:PORT"` stands for one with all defaults."""
+
+    short: ClassVar[str] = "address"
+
+    address: Annotated[HostPort, _says("where the host listens")]
+    priority: Annotated[int, _int(0, 255, "the lowest that is up is used alone")] = 0
+    weight: Annotated[int, _int(1, 256, "share among addresses of equal priority")] = 1
+    connections: Annotated[
+        int, _int(0, 64, "connections to it; 0: as the link's `connections`")
+    ] = 0
+
+
+class LinkSettings(msgspec.Struct, frozen=True):
+    """One remote ISO 8583 host, under the name it has in the registry (`troncal host add`).
+
+    A host without a section has all defaults and the address it was added with.
+    """
+
+    connect: Annotated[
+        tuple[LinkAddress, ...],
+        Meta(
+            max_length=ADDRESSES_MAX,
+            description="addresses of the host; empty: the one it was added with",
+        ),
+    ] = ()
+    connections: Annotated[int, _int(1, 64, "connections to each address")] = 1
+    max_in_flight: Annotated[
+        int, _int(1, 65_536, "unanswered requests per connection; above it they queue")
+    ] = 256
+    queue_max: Annotated[
+        int, _int(0, 1_000_000, "requests that wait for room; above it they are refused (91)")
+    ] = 1024
+    echo_interval_s: Annotated[
+        float, _seconds(0.05, 3600, "echo after this silence; three missed close the connection")
+    ] = 30.0
+    answer_s: Annotated[
+        float, _seconds(0.05, 300, "the host answers within this, or its answer is late")
+    ] = 15.0
+    sign_on_s: Annotated[float, _seconds(0.05, 60, "connecting and signing on take at most")] = 10.0
+    backoff_min_s: Annotated[
+        float, _seconds(0.01, 60, "first pause before connecting again; doubled each time")
+    ] = 0.2
+    backoff_max_s: Annotated[float, _seconds(0.01, 3600, "longest pause between tries")] = 30.0
+    match: Annotated[
+        tuple[MatchPart, ...],
+        Meta(
+            min_length=1,
+            max_length=5,
+            description="what an answer has in common with its request: class of the MTI, "
+            "data elements",
+        ),
+    ] = ("class", "11", "41")
+    institution: Annotated[
+        str,
+        Meta(
+            pattern=r"^[0-9]{0,11}\Z",
+            extra={"form": "at most 11 digits, or empty"},
+            description="DE32 towards the host; empty: the network of the operation",
+        ),
+    ] = ""
+    framing: Annotated[
+        dict[str, Any], _says("framing, where it is another than the dialect's")
+    ] = {}
+    tls: Annotated[LinkTls | None, _says("TLS towards the host")] = None
+    hold_policy: Annotated[
+        Literal["ask-network", "never-auto"],
+        _says("a hold that nobody decides: ask the host for its state, or wait for it"),
+    ] = "ask-network"
+    hold_ask_after_s: Annotated[
+        int, _int(1, 86_400, "ceibo asks for the state of a hold that nobody decided in this time")
+    ] = 600
+    clock_tolerance_s: Annotated[int, _int(1, 600, "DE7 of a hold may be off by this")] = 60
+    late_keep: Annotated[
+        int, _int(16, 1_000_000, "answered and expired requests kept to tell late answers by")
+    ] = 4096
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All that a file may hold."""
 
@@ -341,15 +485,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     business: Business = Business()
     fees: Fees = Fees()
     commissions: Commissions = Commissions()
+    platform: Platform = Platform()
+    issuer: IssuerRoute = IssuerRoute()
+    conciliation: Conciliation = Conciliation()
+    links: dict[HostName, LinkSettings] = {}
+    routes: Annotated[tuple[Route, ...], Meta(max_length=ROUTES_MAX)] = ()
     units: dict[str, tuple[UnitRow, ...]] = {}
     limits: dict[str, LimitRow] = {}
     declarations: dict[str, DeclarationRow] = {}
 
 
 class Config(Settings, frozen=True, kw_only=True):
-    """The whole configuration, and the file it came from; relative paths start beside it."""
+    """The whole configuration, and the file it came from; relative paths start beside it.
+
+    `given` are the values of the command line, which go before the file at each reading.
+    """
 
     path: Path = Path(FILE_NAME)
+    given: dict[str, str] = {}
 
     def file(self, name: str) -> Path:
         """Return a configured path, relative ones taken from the directory of the file."""
@@ -363,6 +516,14 @@ class Config(Settings, frozen=True, kw_only=True):
     def address(self, listener: str) -> Address:
         """Return the address of a listener by its name."""
         return parse_address(getattr(self.listen, listener))
+
+    def link(self, name: str) -> LinkSettings:
+        """Return the settings of a host's link; all defaults where it has no section."""
+        return self.links.get(name, LinkSettings())
+
+    def dialect(self, name: str) -> str | Path:
+        """Return a dialect as `Dialect.load` takes it: one of ours by name, or a file's path."""
+        return self.file(name) if name.endswith(".toml") else name
 
     def calendar(self) -> calendar.Calendar:
         """Return a new calendar of the configured zone, cut-off and night."""
@@ -379,12 +540,22 @@ def _sections() -> dict[str, type[msgspec.Struct]]:
     }
 
 
+def _paths(where: KeyPath, kind: type[msgspec.Struct]) -> Iterator[KeyPath]:
+    """Yield the path of every key, those of tables inside included."""
+    for field in msgspec.structs.fields(kind):
+        inner = without_none(plain(field.type).base)
+        if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+            yield from _paths((*where, field.encode_name), inner)
+        else:
+            yield (*where, field.encode_name)
+
+
 def _keys(kind: type[msgspec.Struct]) -> list[str]:
     return [field.encode_name for field in msgspec.structs.fields(kind)]
 
 
 SECTIONS = _sections()
-TABLES = ("units", "limits", "declarations")
+TABLES = ("links", "routes", "units", "limits", "declarations")
 
 
 def load(
@@ -411,8 +582,9 @@ def load(
     reader = Reader(file, _text(file), overrides, sections)
     reader.mistakes += unknown
     settings = reader.struct(Settings, reader.data)
-    config = Config(path=file, **msgspec.structs.asdict(settings))
-    for where, what, hint in _findings(config):
+    given = dict(options or {})
+    config = Config(path=file, given=given, **msgspec.structs.asdict(settings))
+    for where, what, hint in _findings(config, reader):
         if not reader.noted(where):
             reader.note(where, what, hint)
     if reader.mistakes:
@@ -420,11 +592,52 @@ def load(
     return config
 
 
-def _findings(config: Config) -> Iterator[limits.Finding]:
+def reread(config: Config) -> Config:
+    """Read the file of a configuration again, with the environment and the same command line.
+
+    Raises:
+        ConfigError: with every mistake found.
+    """
+    return load(config.path, options=config.given)
+
+
+def check_hosts(config: Config, hosts: Mapping[str, str]) -> None:
+    """Check what needs the registry: names of hosts, and the addresses they were added with.
+
+    Args:
+        hosts: the address to connect to of every host, by its name; empty: the host dials us.
+
+    Raises:
+        ConfigError: with every mistake found.
+    """
+    lines = line_index(_text(config.path))
+    found = [
+        Mistake(line_of(lines, where), named(where), what, hint)
+        for where, what, hint in _host_findings(config, hosts)
+    ]
+    if found:
+        raise ConfigError(config.path, found)
+
+
+def link_addresses(settings: LinkSettings, connect: str) -> tuple[LinkAddress, ...]:
+    """Return the addresses of a link, `connections` filled in; empty: the host dials us.
+
+    Args:
+        connect: the address the host was added with, or empty; used where the section has none.
+    """
+    found = settings.connect or ((LinkAddress(connect),) if connect else ())
+    return tuple(
+        msgspec.structs.replace(a, connections=a.connections or settings.connections) for a in found
+    )
+
+
+def _findings(config: Config, reader: Reader) -> Iterator[limits.Finding]:
     """Check what no single value shows."""
-    for check in (_budgets, _journal, _tokens, _listeners, _tls, _roles, _times):
+    for check in (_budgets, _journal, _tokens, _listeners, _tls, _roles, _times, _platform, _links):
         yield from check(config)
     yield from limits.findings(config, config.business.tiers)
+    if not reader.noted(("routes",)):
+        yield from routing.findings(config.routes, lambda n: reader.line(("routes", f"[{n}]")))
 
 
 def _text(file: Path) -> str:
@@ -443,15 +656,9 @@ def _from_environment(
     environ: Mapping[str, str],
 ) -> tuple[dict[KeyPath, Override], list[Mistake]]:
     """Find the variables that set a key, and those that only seem to."""
-    known = {
-        "_".join((section, key)).upper(): (section, key)
-        for section, kind in SECTIONS.items()
-        for key in _keys(kind)
-    } | {
-        f"TLS_{listener}_{key}".upper(): ("tls", listener, key)
-        for listener in LISTENERS
-        for key in _keys(Tls)
-    }
+    paths = [path for section, kind in SECTIONS.items() for path in _paths((section,), kind)]
+    paths += [("tls", listener, key) for listener in LISTENERS for key in _keys(Tls)]
+    known = {"_".join(path).upper(): path for path in paths}
     mistakes: list[Mistake] = []
     for name in sorted(environ):
         short = name.removeprefix(ENVIRONMENT_PREFIX)
@@ -525,6 +732,94 @@ def _tls(config: Config) -> Iterator[limits.Finding]:
                 yield ("tls", listener, key), f"no file {config.file(name)}", "PEM is expected"
 
 
+def _platform(config: Config) -> Iterator[limits.Finding]:
+    where = ("platform", "connect")
+    for address in config.platform.connect:
+        yield from _outgoing(config, where, address, config.platform.tls, "platform")
+    yield from _outgoing_tls(config, ("platform", "tls"), config.platform.tls)
+    yield from _backoff(("platform",), config.platform)
+
+
+def _links(config: Config) -> Iterator[limits.Finding]:
+    for name, link in config.links.items():
+        where = ("links", name)
+        for number, entry in enumerate(link.connect):
+            here = (*where, "connect", f"[{number}]")
+            yield from _outgoing(config, here, entry.address, link.tls, f"links.{name}")
+            if entry.address in [other.address for other in link.connect[:number]]:
+                yield here, f"names {entry.address} again", "give it more connections instead"
+        yield from _outgoing_tls(config, (*where, "tls"), link.tls)
+        yield from _backoff(where, link)
+        if len(set(link.match)) < len(link.match):
+            yield (*where, "match"), "names an element twice", ""
+        if not {"11", "37"} & set(link.match):
+            hint = "without the STAN or the reference, answers of two requests look the same"
+            yield (*where, "match"), 'has neither "11" nor "37"', hint
+        yield from _framing((*where, "framing"), link.framing)
+
+
+def _framing(where: KeyPath, framing: Mapping[str, Any]) -> Iterator[limits.Finding]:
+    if not framing:
+        return
+    from protocols.iso8583 import Framing  # with native modules, which most files do not need
+
+    try:
+        Framing.from_dict(framing)
+    except (ValueError, TypeError, KeyError) as error:
+        yield where, str(error), "see docs/dialects.md, Framing"
+
+
+def _outgoing(
+    config: Config, where: KeyPath, text: str, tls: LinkTls | None, table: str
+) -> Iterator[limits.Finding]:
+    """Outside loopback an outgoing connection needs TLS too, or somebody who says it does not."""
+    try:
+        address = parse_address(text)
+    except ValueError as error:
+        yield where, str(error), ""
+        return
+    if address.port == 0:
+        yield where, f"{text} has no port to connect to", ""
+    elif not (address.loopback or tls or config.node.plaintext):
+        what = f"{address.host} is outside loopback and there is no TLS towards it"
+        hint = f"add [{table}.tls], or node.plaintext = true where the network is trusted"
+        yield where, what, hint
+
+
+def _outgoing_tls(config: Config, where: KeyPath, tls: LinkTls | None) -> Iterator[limits.Finding]:
+    if tls is None:
+        return
+    for key in ("ca", "cert", "key"):
+        name = getattr(tls, key)
+        if name and not config.file(name).is_file():
+            yield (*where, key), f"no file {config.file(name)}", "PEM is expected"
+    if bool(tls.cert) != bool(tls.key):
+        yield (*where, "cert"), "needs key, and key needs cert", "both, or neither"
+
+
+def _backoff(where: KeyPath, link: LinkSettings | Platform) -> Iterator[limits.Finding]:
+    if link.backoff_min_s > link.backoff_max_s:
+        what = f"is {link.backoff_min_s}, above backoff_max_s = {link.backoff_max_s}"
+        yield (*where, "backoff_min_s"), what, "0.2 and 30 are usual"
+
+
+def _host_findings(config: Config, hosts: Mapping[str, str]) -> Iterator[limits.Finding]:
+    for name in config.links:
+        if name not in hosts:
+            hint = f"`troncal host add {name}` makes it; known: {', '.join(hosts) or 'none'}"
+            yield ("links", name), f"there is no host {name}", hint
+    for name, connect in hosts.items():
+        link = config.link(name)
+        if connect and not link.connect:
+            where = ("links", name) if name in config.links else (f"host {name}",)
+            yield from _outgoing(config, where, connect, link.tls, f"links.{name}")
+    yield from routing.missing_hosts(config.routes, hosts)
+    roles, default = config.node.roles, config.issuer.link
+    if "sicoop" in roles and "ceibo" not in roles and default not in hosts:
+        hint = f"`troncal host add {default} --dialect ceibo --connect HOST:PORT --keys FILE`"
+        yield ("issuer", "link"), f"there is no host {default}", hint
+
+
 def _roles(config: Config) -> Iterator[limits.Finding]:
     roles, tiers = config.node.roles, config.business.tiers
     if not roles:
@@ -584,6 +879,26 @@ HEAD_TOML = f"""\
 # TRONCAL_SESSION_HEARTBEAT_S=20. Secrets do not belong here.
 """
 
+LINKS_TOML = """\
+# TLS towards sicoop: `[platform.tls]`, keys as below.
+#
+# ISO 8583 hosts, each under the name it has in the registry (`troncal host add`). A host without a
+# section has all defaults and the address it was added with.
+# [links.bank1]
+# connect = ["10.0.0.5:9100", { address = "10.0.0.6:9100", priority = 1 }]
+# connections = 2
+# tls = { ca = "bank1-ca.pem", cert = "us.pem", key = "us.key" }
+#
+# Where operations go: the first rule that matches counts; without one, [issuer].
+# [[routes]]
+# to = ["bank1", "bank2"]
+# operations = ["purchase"]
+# bins = ["4507", "510000-559999"]
+# amount_max = 5_000_000
+# from = "06:00"
+# until = "22:00"
+"""
+
 TLS_TOML = """\
 # TLS, per listener (terminals, sicoop, ceibo, http, ops); client_ca: certificates are demanded.
 # [tls.terminals]
@@ -591,6 +906,9 @@ TLS_TOML = """\
 # key = "terminals.key"
 # client_ca = "terminals-ca.pem"
 """
+
+
+EXAMPLES_TOML = {"listen": TLS_TOML, "issuer": LINKS_TOML}
 
 
 def default_toml(**values: Any) -> str:
@@ -604,10 +922,10 @@ def default_toml(**values: Any) -> str:
         lines = [f"# {(kind.__doc__ or '').strip()}", f"[{section}]"]
         for field in msgspec.structs.fields(kind):
             value = values.get(f"{section}_{field.name}", field.default)
-            lines += (*_comment(field), f"{field.name} = {_toml(value)}")
+            if value is not None:
+                lines += (*_comment(field), f"{field.name} = {_toml(value)}")
         parts.append("\n".join(lines) + "\n")
-        if section == "listen":
-            parts.append(TLS_TOML)
+        parts += [EXAMPLES_TOML[section]] if section in EXAMPLES_TOML else []
     return "\n".join([*parts, LIMITS_TOML])
 
 
@@ -615,11 +933,26 @@ def reference() -> str:
     """Return every key as a Markdown table: the documentation's, and never edited by hand."""
     rows = ["| key | default | allowed | meaning |", "|---|---|---|---|"]
     for section, kind in SECTIONS.items():
-        for field in msgspec.structs.fields(kind):
-            allowed = expected(field.type, field.name)
-            shown = f"| `{section}.{field.name}` | `{_toml(field.default)}` "
-            rows.append(f"{shown}| {allowed} | {_meaning(field)} |")
+        rows += _reference(section, kind)
+    rows += _reference("tls.<listener>", Tls)
+    rows += _reference("links.<host>", LinkSettings)
+    rows += _reference("routes[]", Route)
     return "\n".join(rows) + "\n"
+
+
+def _reference(where: str, kind: type[msgspec.Struct]) -> Iterator[str]:
+    for field in msgspec.structs.fields(kind):
+        here = f"{where}.{field.encode_name}"
+        told = field.default not in (None, msgspec.NODEFAULT)
+        default = f"`{_toml(field.default)}`" if told else "–"
+        allowed = expected(field.type, field.encode_name)
+        yield f"| `{here}` | {default} | {allowed} | {_meaning(field)} |"
+        inner = without_none(plain(field.type).base)
+        item = item_struct(inner)
+        if item is not None:
+            yield from _reference(f"{here}[]", item)
+        elif isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+            yield from _reference(here, inner)
 
 
 def _comment(field: msgspec.structs.FieldInfo) -> list[str]:
@@ -639,6 +972,8 @@ def _toml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, int):
         return f"{value:_}"
+    if isinstance(value, float):
+        return repr(value)
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml(entry) for entry in value) + "]"
     return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -5,13 +5,15 @@ kept and holds the answers in the gate; `settle` then hands the group to the flu
 """
 
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
 from core_ext import Batch, Counters, Histogram, Result, Wheel
 from core_ext._journal import JournalFull
+from core_ext._lanes import Lanes
 from core_ext._mac import MacKey, SeedVault
 from protocols.messages import (
     Annul,
@@ -33,10 +35,17 @@ from switch.config import Config
 from switch.flows import operations as ops
 from switch.flows.answers import plain, refused
 from switch.flows.ceibo import Ceibo
+from switch.flows.conciliation import Conciliation
 from switch.flows.fingerprint import Fingerprint
+from switch.flows.issuers import MAINTENANCE, Issuers, Near
 from switch.flows.limit_book import LimitBook
+from switch.flows.operations import CeiboHold
+from switch.flows.platform_port import Platforms
 from switch.flows.red import Red
 from switch.flows.registry import Registry, Terminal
+from switch.flows.remote import LINK
+from switch.flows.resolutions import Resolutions
+from switch.flows.settlement import Settlement
 from switch.flows.shifts import Shifts
 from switch.flows.sicoop import Sicoop
 from switch.flows.step import (
@@ -49,15 +58,20 @@ from switch.flows.step import (
     Audit,
     Disarm,
     Reply,
+    Send,
     Step,
 )
+from switch.flows.straight import StraightThrough
 from switch.flows.tokens import TokenDesk
 from switch.journal.gate import Destination, ReplyGate
 from switch.journal.records import AlarmRecord, NoticeRecord
 from switch.journal.store import REQUEST_BYTES_MAX, StateError, Store
 from switch.ops.audit import encode, from_effect
-from switch.ops.keys import MasterKey
+from switch.ops.keys import RETAINED, MasterKey
 from switch.ops.logs import logger
+from switch.ops.rotation import CHECK, UNDER_WAY, retained
+from switch.simulators.issuer import ROLE as SIMULATOR
+from switch.simulators.issuer import Later, MagicCeibo, MagicWay
 
 COUNTERS = (
     "requests",
@@ -74,13 +88,29 @@ ALARM_NAMES_MAX = 200
 TICK_NS = 1_000_000_000
 FORGET_EVERY_NS = 60 * 1_000_000_000
 FORGET_COUNT = 20_000
-MASTER_KEY_CHECK = b"master_key"
 # Requests that write nothing while no new work is admitted: holds are refused, repeats are told.
 QUESTIONS = frozenset(
     (CashOut, Deposit, LastOperation, Holder, SignOff, Hold, Status, NetworkHolder)
 )
 
 log = logger("node")
+
+
+class Desk(Protocol):
+    """What ceibo is to one host in another process."""
+
+    def watches(self, hold: CeiboHold) -> bool: ...
+
+    def watch(self, step: Step, hold: CeiboHold) -> None: ...
+
+    def on_deadline(self, step: Step, network: str, operation: str) -> None: ...
+
+    def adopt(
+        self,
+        step: Step,
+        undecided: Callable[[int, int, int], list[tuple[bytes, int]]],
+        is_armed: Callable[[str, str, str], bool],
+    ) -> None: ...
 
 
 class Node:
@@ -121,7 +151,7 @@ class Node:
         self.registry = Registry(store.records)
         self.vault = SeedVault(master.subkey("card-seeds"))
         fingerprint_key = master.subkey("fingerprint")
-        fingerprint = Fingerprint(fingerprint_key)
+        fingerprint = self.fingerprint = Fingerprint(fingerprint_key)
         self.limits = LimitBook(
             config=config, calendar=self.calendar, ledger=store.ledger, records=store.records
         )
@@ -133,7 +163,8 @@ class Node:
             vale_key=master.subkey("vale"),
             fingerprint_key=fingerprint_key,
         )
-        self.ceibo = Ceibo(
+        simulator = config.node.simulator
+        self.ceibo = (MagicCeibo if simulator else Ceibo)(
             config=config,
             registry=self.registry,
             records=store.records,
@@ -143,6 +174,13 @@ class Node:
             fingerprint=fingerprint,
             authorization_key=fingerprint_key,
         )
+        self.later = Later()  # of the simulator profile only
+        near: Near | None = self.ceibo if "ceibo" in config.node.roles else None
+        if near is not None and isinstance(self.ceibo, MagicCeibo):
+            near = MagicWay(self.ceibo, self.later)
+        self.issuers = Issuers(near, self.calendar, config.issuer.link)
+        self.platforms = Platforms()
+        self.desks: dict[str, Desk] = {}  # by host
         self.sicoop = Sicoop(
             config=config,
             registry=self.registry,
@@ -151,8 +189,22 @@ class Node:
             calendar=self.calendar,
             limits=self.limits,
             fingerprint=fingerprint,
-            issuer=self.ceibo,
+            issuer=self.issuers,
         )
+        if isinstance(near, MagicWay):
+            near.attach(self.sicoop)
+        self._build_red(config, fingerprint_key)
+        self._deadlines = {
+            "red": self.red.on_deadline,
+            "sicoop": self.sicoop.on_deadline,
+            "ceibo": self._ask_about_hold,
+            SIMULATOR: self.later.on_deadline,
+            LINK: _nothing,  # the step that it begins sends what is due
+        }
+
+    def _build_red(self, config: Config, fingerprint_key: bytes) -> None:
+        """Make red with its platform, and the straight way through all three."""
+        store, master, roles = self.store, self.master, config.node.roles
         self.shifts = Shifts(
             config=config,
             registry=self.registry,
@@ -160,20 +212,78 @@ class Node:
             ledger=store.ledger,
             vault=self.vault,
         )
+        ticket_key = MacKey("hmac-sha256", master.subkey("ticket"))
         self.red = Red(
             config=config,
             registry=self.registry,
             records=store.records,
             calendar=self.calendar,
-            fingerprint=fingerprint,
+            fingerprint=self.fingerprint,
             shifts=self.shifts,
-            platform=self.sicoop,
-            ticket_key=MacKey("hmac-sha256", master.subkey("ticket")),
+            platform=self.sicoop if "sicoop" in roles else self.platforms,
+            ticket_key=ticket_key,
         )
-        self._deadlines = {"red": self.red.on_deadline, "sicoop": self.sicoop.on_deadline}
+        if "red" in roles:
+            self.sicoop.attach(self.red.on_platform_answer)
+        self.conciliation = Conciliation(
+            config=config,
+            registry=self.registry,
+            records=store.records,
+            ledger=store.ledger,
+            calendar=self.calendar,
+            sicoop=self.sicoop,
+        )
+        self.settlement = Settlement(
+            registry=self.registry,
+            records=store.records,
+            ledger=store.ledger,
+            limits=self.limits,
+            sicoop=self.sicoop,
+        )
+        self.resolutions = Resolutions(
+            records=store.records,
+            sicoop=self.sicoop,
+            ceibo=self.ceibo,
+            conciliation=self.conciliation,
+            roles=roles,
+        )
+        self.straight = StraightThrough(
+            config=config,
+            records=store.records,
+            ledger=store.ledger,
+            calendar=self.calendar,
+            limits=self.limits,
+            vault=self.vault,
+            fingerprint_key=fingerprint_key,
+            ticket_key=ticket_key,
+            red=self.red,
+            sicoop=self.sicoop,
+            ceibo=self.ceibo,
+        )
+        self.lanes = Lanes(self.straight.core, store.journal, self.latency)
 
-    def open(self) -> None:
+    def reconfigure(self, config: Config) -> None:
+        """Judge by another configuration from the next step on: the one place where it changes.
+
+        Nothing under way is judged anew. What is built from keys that need a restart stays as it
+        is; `switch.reload` lets none of them through.
+        """
+        self.config = config
+        for part in (
+            self.limits, self.ceibo, self.sicoop, self.red, self.shifts, self.straight,
+            self.conciliation,
+        ):  # fmt: skip
+            part.reconfigure(config)
+        self.issuers.reconfigure(config.issuer.link)
+        self._day_end_ns = 0  # the next step brings limits and the ledger's profiles with it
+
+    def open(self, prepare: Callable[[], None] | None = None, *, conclude: bool = True) -> None:
         """Recover the state and finish what a stop left open.
+
+        Args:
+            prepare: called before that, with the registry as it is: attaches the ports to roles in
+                other processes, so that what is owed to them is found again.
+            conclude: False leaves open work as it is, for tools that only change the registry.
 
         Raises:
             Corruption, SnapshotError, StateError: damage; nothing was changed.
@@ -183,19 +293,46 @@ class Node:
         if not self.store.concluding:
             self.store.close()
             raise JournalFull("no room for the conclusion of open work")
-        self._check_master_key()
-        self._finish_open_work()
+        try:
+            self._check_master_key()
+            rebuild = self._take_retained_keys()
+        except BaseException:
+            self.store.close()
+            raise
+        if rebuild:
+            self._build()
+        self.issuers.closed = self.registry.flag(MAINTENANCE)
+        if prepare is not None:
+            prepare()
+        if conclude:
+            self._finish_open_work()
 
     def _finish_open_work(self) -> None:
         """Conclude what a stop left open, in as many steps as groups have room for."""
+        roles = self.config.node.roles
+        self._recovering(True)
         step = self.begin()
-        for number, started in enumerate(self.red.unfinished(), 1):
+        for number, started in enumerate(self.red.unfinished() if "red" in roles else (), 1):
             self.red.recover(step, started)
             step = self._next_step(step, number)
-        for number, held in enumerate(self.sicoop.unfinished(), 1):
-            self.sicoop.recover(step, held, self.red.state(held.reference))
+        for number, held in enumerate(self.sicoop.unfinished() if "sicoop" in roles else (), 1):
+            at_red = self.red.state(held.reference) if "red" in roles else ""
+            self.sicoop.recover(step, held, at_red)
+            step = self._next_step(step, number)
+        for number, hold in enumerate(self.ceibo.undecided() if self.desks else (), 1):
+            for desk in self.desks.values():
+                if desk.watches(hold):
+                    desk.watch(step, hold)
             step = self._next_step(step, number)
         self.end(step)
+        self._recovering(False)
+
+    def _recovering(self, now: bool) -> None:
+        """What is owed from before may have been sent already: it goes out as a repeat."""
+        for issuer in self.issuers.ports.values():
+            issuer.recovering = now
+        for platform in self.platforms.ports.values():
+            platform.recovering = now
 
     def _next_step(self, step: Step, number: int) -> Step:
         if number % self.requests_max:
@@ -207,12 +344,27 @@ class Node:
     def close(self) -> None:
         self.store.close()
 
+    def _take_retained_keys(self) -> bool:
+        """Take the keys that outlived a rotation of the master key; True where there are some."""
+        found = False
+        for purpose in RETAINED:
+            sealed = self.store.records.get(ops.META, retained(purpose))
+            if sealed is not None:
+                self.master.retain(purpose, sealed)
+                found = True
+        return found
+
     def _check_master_key(self) -> None:
         """Refuse another master key than the one this state was sealed under."""
         records, own = self.store.records, self.master.check_value.encode()
-        known = records.get(ops.META, MASTER_KEY_CHECK)
+        if records.get(ops.META, UNDER_WAY) is not None:
+            raise StateError(
+                f"a rotation of the master key of {self.store.directory} was cut short: "
+                "`troncal key rotate-master` goes on with it"
+            )
+        known = records.get(ops.META, CHECK)
         if known is None:
-            records.put(ops.META, MASTER_KEY_CHECK, own)
+            records.put(ops.META, CHECK, own)
         elif known != own:
             raise StateError(
                 f"the master key is not the one of {self.store.directory}: "
@@ -232,7 +384,7 @@ class Node:
             log.warning("disk_has_room" if admitting else "disk_full", room_bytes=room_bytes)
         self._concluding = admitting or self.store.concluding
         if not self._concluding:
-            return Step(now_ns, self.clock.mono_ns(), False)
+            return Step(now_ns, self.clock.mono_ns(), False, False)
         if now_ns >= self._day_end_ns or now_ns < self._day_end_ns - 3 * 86_400 * TICK_NS:
             self.limits.refresh(now_ns)
             self._day_end_ns = self.calendar.business(now_ns).end_ns
@@ -242,6 +394,21 @@ class Node:
     def full(self) -> bool:
         """True when the step has as many requests as its group surely holds."""
         return self._asked >= self.requests_max
+
+    @property
+    def requests_left(self) -> int:
+        """How many more requests this step surely holds."""
+        return self.requests_max - self._asked
+
+    def straight_ready(self, step: Step) -> bool:
+        """True where the common request may be decided natively in this step."""
+        return self.config.node.straight_through and self.straight.ready(step)
+
+    def took(self, count: int) -> None:
+        """So many requests were decided natively; their answers wait in the lanes."""
+        if count:
+            self.counters.add(REQUESTS, count)
+            self._asked += count
 
     def terminal_request(
         self, step: Step, terminal: Terminal, message: Any, origin: Destination
@@ -253,7 +420,11 @@ class Node:
             self.counters.add(FULL)
             step.reply(origin, _no_room(message))
             return
-        answer = self.red.ask(step, terminal, message, origin)
+        answer: Message | None = None
+        if type(message) is CashOut and self.config.node.straight_through:
+            answer = self.straight.ask(step, terminal, message)
+        if answer is None:
+            answer = self.red.ask(step, terminal, message, origin)
         if answer is not None:
             step.reply(origin, answer)
 
@@ -269,22 +440,33 @@ class Node:
         if answer is not None:
             step.reply(origin, answer)
 
+    def taken(self, *, request: bool) -> None:
+        """Count one message of a link against what the step's group has room for."""
+        self._asked += 1
+        if request:
+            self.counters.add(REQUESTS)
+
     def end(self, step: Step) -> None:
         """Carry out the effects of a step and let the journal have its group."""
+        self.issuers.forward(step)
+        self.platforms.forward(step)
         self.red.flush()
         self.sicoop.flush()
         self.ceibo.flush()
-        replies = []
+        leaving: list[Reply | Send] = []
         for effect in step.effects:
-            if type(effect) is Reply:
-                replies.append(effect)
+            if type(effect) is Reply or type(effect) is Send:
+                leaving.append(effect)
             else:
                 self._carry_out(effect, step)
-        journal = self.store.journal
+        journal, hold = self.store.journal, self.gate.hold
         seq = journal.next_seq - 1
-        for reply in replies:
-            self._count_answer(reply.message)
-            self.gate.hold(seq, reply.origin, reply.message, step.mono_ns)  # type: ignore[arg-type]
+        for effect in leaving:
+            if isinstance(effect, Reply):
+                self._count_answer(effect.message)
+                hold(seq, effect.origin, effect.message, step.mono_ns)  # type: ignore[arg-type]
+            else:
+                hold(seq, effect.to, effect.message, -1)  # type: ignore[arg-type]
         self.counters.add(TURNS)
         self.turned.set()
 
@@ -300,6 +482,17 @@ class Node:
             self.counters.add(GROUPS)
         if self.gate:
             self.gate.release(journal.durable_seq, self.clock.mono_ns(), self.latency)
+        if self.lanes.held:
+            self._release_lanes(journal.durable_seq)
+
+    def _release_lanes(self, durable_seq: int) -> None:
+        """Let out what was decided natively and is durable: approvals all."""
+        count, left = self.lanes.release(durable_seq, self.clock.mono_ns())
+        if count:
+            self.counters.add(ANSWERS, count)
+            self.codes["00"] = self.codes.get("00", 0) + count
+        for owner, data in left:
+            owner.released(data)
 
     def on_durable(self) -> None:
         """The flusher has made progress: let answers out, hand over what has gathered since."""
@@ -338,6 +531,9 @@ class Node:
         Then the journaled tick of the ledger and bounded forgetting.
         """
         step = self.begin()
+        if self._concluding:
+            for desk in self.desks.values():
+                desk.adopt(step, self.straight.core.issuer.undecided, self._is_armed)
         for timer in self._wheel.advance(step.mono_ns):
             key = self._timer_keys.pop(timer)
             del self._timers[key]
@@ -362,6 +558,8 @@ class Node:
         self.store.ledger.apply(batch, step.now_ns)
         for space in self.red.spaces + self.sicoop.spaces + self.ceibo.spaces:
             self.store.records.forget(space, before_ns, max_count=FORGET_COUNT)
+        if "sicoop" in self.config.node.roles:
+            self.conciliation.watch(step)
 
     def _carry_out(self, effect: Any, step: Step) -> None:
         match effect:
@@ -381,6 +579,9 @@ class Node:
                     NOTICE_RECORD,
                     NoticeRecord(step.now_ns, effect.card, effect.what, effect.branch),
                 )
+
+    def _is_armed(self, role: str, kind: str, name: str) -> bool:
+        return (role, kind, name) in self._timers
 
     def _arm(self, key: tuple[str, str, str], at_ns: int) -> None:
         timer = self._timers.get(key)
@@ -409,7 +610,14 @@ class Node:
             )
         log.warning("alarm", alarm=effect.name, subject=effect.subject, detail=effect.detail)
 
-    def _count_answer(self, message: Message) -> None:
+    def _ask_about_hold(self, step: Step, kind: str, name: str) -> None:
+        """The time of a hold that a host has not decided: its desk asks about it."""
+        link, network, operation = name.split("|")
+        desk = self.desks.get(link)
+        if desk is not None:
+            desk.on_deadline(step, network, operation)
+
+    def _count_answer(self, message: object) -> None:
         self.counters.add(ANSWERS)
         code = getattr(message, "code", None)
         if isinstance(code, str):
@@ -429,6 +637,10 @@ class Node:
             posted += debits_posted - credits_posted
             pending += debits_pending - credits_pending
         return {"posted": posted, "pending": pending}
+
+
+def _nothing(step: Step, kind: str, key: str) -> None:
+    """A timer whose step is all that is wanted."""
 
 
 def _no_room(message: Any) -> Message:

@@ -8,12 +8,15 @@ creation or rotation, and stored sealed only.
 import inspect
 import secrets
 from collections.abc import Callable
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Final, TypeVar, get_type_hints
 
 import msgspec
 
 from core_ext import Batch, Result
 from core_ext._ledger import AUTO_AFTER
+from protocols.iso8583 import Dialect
+from protocols.iso8583.keys import check_value
+from switch.config import parse_address
 from switch.flows import norms
 from switch.flows import operations as ops
 from switch.flows.ceibo import (
@@ -23,6 +26,7 @@ from switch.flows.ceibo import (
     card_account_flags,
 )
 from switch.flows.ceibo import BOOK as CEIBO_BOOK
+from switch.flows.issuers import MAINTENANCE
 from switch.flows.limit_book import ledger_number
 from switch.flows.norms import FieldError
 from switch.flows.operations import Voucher
@@ -42,15 +46,30 @@ from switch.flows.shifts import staff_aad
 from switch.flows.step import Step
 from switch.flows.tokens import OCRA_SUITE, lock_key
 from switch.node import Node, expect_done
+from switch.ops.host_keys import is_over, key_sets, open_key
 from switch.ops.keys import base32, from_base32, generate_peer_key, generate_seed, otpauth_uri
+from switch.routing import HostName
 
 KEY_OVERLAP_NS = 7 * 86_400 * 1_000_000_000  # an old key stays valid this long after a rotation
 ISSUER = "Troncal"
 MACS = ("hmac-sha256", "aes-cmac")
-HOST_MACS = ("aes-cmac", "retail", "hmac-sha256", "none")
-QUESTIONS = frozenset(("show", "status", "card_show"))  # change nothing
+HOST_MACS = ("aes-cmac", "retail", "retail-2", "hmac-sha256", "none")
+QUESTIONS = frozenset(
+    ("show", "status", "card_show", "host_check", "network_export", "conciliation_known",
+     "window_show")
+)  # fmt: skip
+"""Commands that change nothing."""
+
+EXPORT_FORMAT: Final = "troncal-network-1"
+IMPORT_ENTRIES_MAX: Final = 200
+"""Of one `network_import`: what fits into a line of the admin socket and a group of the journal."""
+
 Answer = dict[str, Any]
 T = TypeVar("T")
+
+
+NOT_SERVED = "nobody here answers requests in its dialect, so it cannot dial us"
+"""Of a host that is to listen for, and speaks as banks do."""
 
 
 class ProvisioningError(Exception):
@@ -61,12 +80,59 @@ class ProvisioningError(Exception):
         self.hint = hint
 
 
+class ExportedKey(msgspec.Struct, frozen=True):
+    """A peer's key in clear, as hex digits."""
+
+    version: int
+    key: str
+    mac: str = "hmac-sha256"
+
+
+class ExportedNetwork(msgspec.Struct, frozen=True):
+    """A network as another node is told of it. Caps are each side's own and not part of it."""
+
+    number: str
+    name: str = ""
+    currency: str = "PYG"
+    disabled: bool = False
+    keys: list[ExportedKey] = []
+
+
+class ExportedBranch(msgspec.Struct, frozen=True):
+    number: str
+    name: str = ""
+    disabled: bool = False
+
+
+class ExportedTerminal(msgspec.Struct, frozen=True):
+    number: str
+    branch: str
+    disabled: bool = False
+    ticket: bool = True
+    keys: list[ExportedKey] = []
+
+
+class ExportedCashier(msgspec.Struct, frozen=True):
+    number: str
+    branch: str
+    name: str = ""
+    supervisor: bool = False
+    disabled: bool = False
+    seed: str = ""
+
+
 class Provisioning:
-    """Commands on one node, each within a step that the caller begins and ends."""
+    """Commands on one node, each within a step that the caller begins and ends.
+
+    Attributes:
+        changed: entities the last command stored, for those who keep sessions and links with them.
+    """
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._registry = node.registry
+        self._desks = {name: desk for desk, names in _desks(node) for name in names}
+        self.changed: list[Entity] = []
 
     def call(self, step: Step, command: str, values: dict[str, Any]) -> Any:
         """Run a command by its name, such as `terminal_add`.
@@ -74,7 +140,9 @@ class Provisioning:
         Raises:
             ProvisioningError: unknown command, bad value, or not possible as things are.
         """
-        method: Callable[..., Any] | None = getattr(self, command, None)
+        self.changed = []
+        desk = self._desks.get(command, self)
+        method: Callable[..., Any] | None = getattr(desk, command, None)
         if command.startswith("_") or command == "call" or not callable(method):
             raise ProvisioningError(f"unknown command {command!r}")
         try:
@@ -85,7 +153,7 @@ class Provisioning:
             ) from None
         except (TypeError, ValueError) as error:
             raise ProvisioningError(f"{command.replace('_', ' ')}: {error}") from None
-        if command not in QUESTIONS:
+        if command not in QUESTIONS and desk is self:  # other desks write their own
             step.audit("operator", command.replace("_", "."), _subject(values), "00")
         return answer
 
@@ -93,17 +161,17 @@ class Provisioning:
 
     def network_add(
         self, step: Step, number: str, name: str = "", net_debit_cap: int = 0, payable_cap: int = 0,
-        currency: str = "PYG",
+        currency: str = "PYG", key: str = "", version: int = 1,
     ) -> Answer:  # fmt: skip
+        """`key` is one that the other side made, with its version; empty: a new one is made."""
         number = norms.network(number)
         if self._registry.network(number) is not None:
             raise ProvisioningError(f"network {number} exists")
         network = Network(number, name, False, [], net_debit_cap, payable_cap, currency)
-        key, record = self._new_key(step, f"network:{number}", 1, "hmac-sha256")
-        network.keys.append(record)
-        self._registry.put(network)
+        answer = self._first_key(step, network, "network", key, version, "hmac-sha256")
+        self._put(network)
         self._node.sicoop.set_caps(network, currency, step.now_ns)
-        return {"peer": number, "key": key.hex()}
+        return answer
 
     def network_caps(
         self, step: Step, number: str, net_debit_cap: int, payable_cap: int | None = None
@@ -112,14 +180,23 @@ class Provisioning:
         network.net_debit_cap = net_debit_cap
         if payable_cap is not None:
             network.payable_cap = payable_cap
-        self._registry.put(network)
+        self._put(network)
         self._node.sicoop.set_caps(network, network.currency, step.now_ns)
         return {"peer": network.number, "net_debit_cap": net_debit_cap}
 
+    def branch_add(self, step: Step, number: str, network: str, name: str = "") -> Answer:
+        owner = self._network(network)
+        number = norms.branch(number)
+        if self._registry.branch(owner.number, number) is not None:
+            raise ProvisioningError(f"branch {number} of network {owner.number} exists")
+        self._put(Branch(owner.number, number, name))
+        return {"network": owner.number, "number": number}
+
     def terminal_add(
         self, step: Step, number: str, network: str, branch: str, mac: str = "hmac-sha256",
-        ticket: bool = True,
+        ticket: bool = True, key: str = "", version: int = 1, known_only: bool = False,
     ) -> Answer:  # fmt: skip
+        """`key` as for `network_add`; with `known_only` it has none, and never signs on here."""
         number = norms.terminal(number)
         owner = self._network(network)
         branch = norms.branch(branch)
@@ -130,16 +207,20 @@ class Provisioning:
                 f"terminal {number} exists", f"troncal terminal rotate {number} makes a new key"
             )
         if self._registry.branch(owner.number, branch) is None:
-            self._registry.put(Branch(owner.number, branch))
-        key, record = self._new_key(step, f"terminal:{number}", 1, mac)
-        self._registry.put(Terminal(number, owner.number, branch, False, [record], ticket))
-        return {"peer": number, "key": key.hex(), "mac": mac}
+            self._put(Branch(owner.number, branch))
+        terminal = Terminal(number, owner.number, branch, False, [], ticket)
+        answer = {"peer": number}
+        if not known_only:
+            answer = self._first_key(step, terminal, "terminal", key, version, mac) | {"mac": mac}
+        self._put(terminal)
+        return answer
 
-    def network_rotate(self, step: Step, number: str) -> Answer:
-        return self._rotate(step, self._network(number), "network")
+    def network_rotate(self, step: Step, number: str, key: str = "", version: int = 0) -> Answer:
+        """`key` and `version` as the other side's rotation printed them; empty: made here."""
+        return self._rotate(step, self._network(number), "network", key, version)
 
-    def terminal_rotate(self, step: Step, number: str) -> Answer:
-        return self._rotate(step, self._terminal(number), "terminal")
+    def terminal_rotate(self, step: Step, number: str, key: str = "", version: int = 0) -> Answer:
+        return self._rotate(step, self._terminal(number), "terminal", key, version)
 
     def cashier_add(
         self, step: Step, number: str, network: str, branch: str, name: str = "",
@@ -151,11 +232,11 @@ class Provisioning:
         if self._registry.cashier(owner.number, number) is not None:
             raise ProvisioningError(f"cashier {number} exists in network {owner.number}")
         if self._registry.branch(owner.number, branch) is None:
-            self._registry.put(Branch(owner.number, branch))
+            self._put(Branch(owner.number, branch))
         seed = generate_seed(self._node.config.tokens.algorithm)
         cashier = Cashier(owner.number, number, branch, name, supervisor)
         cashier.seed = self._node.vault.seal(seed, staff_aad(cashier))
-        self._registry.put(cashier)
+        self._put(cashier)
         return {
             "cashier": number,
             "seed": base32(seed),
@@ -175,6 +256,110 @@ class Provisioning:
     def cashier_enable(self, step: Step, number: str, network: str, enable: bool) -> Answer:
         found = self._registry.cashier(norms.network(network), norms.cashier(number))
         return self._enable(_existing(found, f"cashier {number} of network {network}"), enable)
+
+    # ---- a network as another node has to know it
+
+    def network_export(self, step: Step, number: str, secrets: bool = False) -> Answer:
+        """The network with its branches, terminals and cashiers; keys and seeds where asked."""
+        network = self._network(number)
+        of = network.number
+        branches = [b for b in self._all(Branch) if b.network == of]
+        terminals = [t for t in self._all(Terminal) if t.network == of]
+        cashiers = [c for c in self._all(Cashier) if c.network == of]
+        if secrets:
+            step.audit("operator", "network.export", f"number:{of}", "00", "with secrets", True)
+        return {
+            "format": EXPORT_FORMAT,
+            "network": ExportedNetwork(
+                of, network.name, network.currency, network.disabled,
+                self._clear_keys(network.keys, f"network:{of}", secrets),
+            ),
+            "branches": [ExportedBranch(b.number, b.name, b.disabled) for b in branches],
+            "terminals": [
+                ExportedTerminal(
+                    t.number, t.branch, t.disabled, t.ticket,
+                    self._clear_keys(t.keys, f"terminal:{t.number}", secrets),
+                )
+                for t in terminals
+            ],
+            "cashiers": [
+                ExportedCashier(
+                    c.number, c.branch, c.name, c.supervisor, c.disabled,
+                    self._clear_seed(c) if secrets else "",
+                )
+                for c in cashiers
+            ],
+        }  # fmt: skip
+
+    def network_import(
+        self, step: Step, network: ExportedNetwork, branches: list[ExportedBranch] | None = None,
+        terminals: list[ExportedTerminal] | None = None,
+        cashiers: list[ExportedCashier] | None = None,
+    ) -> Answer:  # fmt: skip
+        """Take in a network, or a piece of it; what is known already is brought up to date.
+
+        Nobody is enabled by it who was disabled here, and keys that are here stay.
+        """
+        branches, terminals, cashiers = branches or [], terminals or [], cashiers or []
+        if len(branches) + len(terminals) + len(cashiers) > IMPORT_ENTRIES_MAX:
+            raise ProvisioningError(f"one import takes at most {IMPORT_ENTRIES_MAX} entries")
+        number = norms.network(network.number)
+        entities = [
+            self._imported_network(step, network, number),
+            *(self._imported_branch(b, number) for b in branches),
+            *(self._imported_terminal(step, t, number) for t in terminals),
+            *(self._imported_cashier(c, number) for c in cashiers),
+        ]
+        named = {(e.network, e.branch) for e in entities if isinstance(e, Terminal | Cashier)}
+        made = {(e.network, e.number) for e in entities if isinstance(e, Branch)}
+        for place in sorted(named - made):
+            if self._registry.branch(*place) is None:
+                entities.append(Branch(*place))
+        # All of it is sound: only now is anything changed.
+        for entity in entities:
+            self._put(entity)
+        if isinstance(entities[0], Network):
+            self._node.sicoop.set_caps(entities[0], entities[0].currency, step.now_ns)
+        return {
+            "network": number, "branches": len(branches), "terminals": len(terminals),
+            "cashiers": len(cashiers),
+        }  # fmt: skip
+
+    def _imported_network(self, step: Step, e: ExportedNetwork, number: str) -> Entity:
+        norms.currency(e.currency)
+        found = self._registry.network(number)
+        if found is None:
+            found = Network(number, currency=e.currency)
+        elif found.currency != e.currency:
+            raise ProvisioningError(f"network {number} works in {found.currency} here")
+        keys = found.keys or self._sealed_keys(step, e.keys, f"network:{number}")
+        return Network(
+            number, e.name or found.name, found.disabled or e.disabled, keys,
+            found.net_debit_cap, found.payable_cap, found.currency,
+        )  # fmt: skip
+
+    def _imported_branch(self, e: ExportedBranch, network: str) -> Entity:
+        number = norms.branch(e.number)
+        found = self._registry.branch(network, number) or Branch(network, number)
+        return Branch(network, number, e.name or found.name, found.disabled or e.disabled)
+
+    def _imported_terminal(self, step: Step, e: ExportedTerminal, network: str) -> Entity:
+        number, branch = norms.terminal(e.number), norms.branch(e.branch)
+        found = self._registry.terminal(number) or Terminal(number, network, branch)
+        if found.network != network:
+            raise ProvisioningError(f"terminal {number} is of network {found.network} here")
+        keys = found.keys or self._sealed_keys(step, e.keys, f"terminal:{number}")
+        return Terminal(number, network, branch, found.disabled or e.disabled, keys, e.ticket)
+
+    def _imported_cashier(self, e: ExportedCashier, network: str) -> Entity:
+        number, branch = norms.cashier(e.number), norms.branch(e.branch)
+        found = self._registry.cashier(network, number) or Cashier(network, number, branch)
+        disabled = found.disabled or e.disabled
+        cashier = Cashier(network, number, branch, e.name or found.name, e.supervisor, disabled)
+        cashier.seed = found.seed
+        if e.seed and not found.seed:
+            cashier.seed = self._node.vault.seal(from_base32(e.seed), staff_aad(cashier))
+        return cashier
 
     # ---- persons and cards
 
@@ -217,11 +402,11 @@ class Provisioning:
             created_ns=step.now_ns,
         )
         self._open_account(step, card, balance, max_balance)
-        self._registry.put(card)
+        self._put(card)
         person.cards.append(card_id)
         if default:
             person.default_card = card_id
-        self._registry.put(person)
+        self._put(person)
         return {
             "card": card_id,
             "seed": base32(secret),
@@ -231,13 +416,13 @@ class Provisioning:
     def card_enable(self, step: Step, card: str, enable: bool) -> Answer:
         found = self._card(card)
         found.state = "active" if enable else "blocked"
-        self._registry.put(found)
+        self._put(found)
         return {"card": found.id, "state": found.state}
 
     def card_close(self, step: Step, card: str) -> Answer:
         found = self._card(card)
         found.state = "closed"
-        self._registry.put(found)
+        self._put(found)
         return {"card": found.id, "state": found.state}
 
     def card_unlock(self, step: Step, card: str) -> Answer:
@@ -254,7 +439,7 @@ class Provisioning:
         found = self._card(card)
         secret = generate_seed(self._node.config.tokens.algorithm)
         found.seed = self._node.vault.seal(secret, found.id.encode())
-        self._registry.put(found)
+        self._put(found)
         mode = "ocra" if found.mode == "ocra" else "totp"
         return {
             "card": found.id,
@@ -330,21 +515,79 @@ class Provisioning:
 
     def host_add(
         self, step: Step, name: str, dialect: str, mac: str = "aes-cmac", listen: str = "",
-        connect: str = "",
+        connect: str = "", keys: dict[str, str] | None = None,
     ) -> Answer:  # fmt: skip
-        if not name or len(name) > 32 or not name.replace("-", "").replace("_", "").isalnum():
+        """`keys` as the other side printed them (`mac_key` …); None: new ones are made."""
+        if not _fits(name, HostName):
             raise ProvisioningError("a host's name has 1 to 32 letters, digits, - and _")
         if mac not in HOST_MACS:
             raise ProvisioningError(f"mac is one of {', '.join(HOST_MACS)}")
         if listen and connect:
             raise ProvisioningError("a host either listens or connects, not both")
+        for address in filter(None, (listen, connect)):
+            parse_address(address)
+        self._check_dialect(dialect)
         if self._registry.host(name) is not None:
             raise ProvisioningError(f"host {name} exists", f"troncal host rotate {name}")
-        return self._host_keys(step, Host(name, dialect, mac, listen, connect))
+        host = Host(name, dialect, mac, listen, connect)
+        _check_served(host, listen)
+        return self._host_keys(step, host, keys)
 
-    def host_rotate(self, step: Step, name: str) -> Answer:
-        host = self._registry.host(name)
-        return self._host_keys(step, _existing(host, f"host {name}"))
+    def host_rotate(self, step: Step, name: str, keys: dict[str, str] | None = None) -> Answer:
+        """A second set of keys; the present one stays valid for the overlap.
+
+        Keys made here are accepted at once, and used when the overlap is over: by then the other
+        side has them. Keys that it made are used at once, and so are those for a host that has
+        never signed on with the present ones.
+        """
+        return self._host_keys(step, self._host(name), keys)
+
+    def host_enable(self, step: Step, name: str, enable: bool) -> Answer:
+        host = self._host(name)
+        host.disabled = not enable
+        self._put(host)
+        return {"host": host.name, "disabled": host.disabled}
+
+    def host_change(
+        self, step: Step, name: str, listen: str | None = None, connect: str | None = None
+    ) -> Answer:
+        """Another address; an empty one takes the present one away."""
+        host = self._host(name)
+        listen = host.listen if listen is None else listen
+        connect = host.connect if connect is None else connect
+        if listen and connect:
+            raise ProvisioningError("a host either listens or connects, not both")
+        for address in filter(None, (listen, connect)):
+            parse_address(address)
+        _check_served(host, listen)
+        host.listen, host.connect = listen, connect
+        self._put(host)
+        return {"host": host.name, "listen": listen, "connect": connect}
+
+    def host_check(self, step: Step, name: str) -> list[Answer]:
+        """The check value of every key, by which two operators compare them without telling."""
+        host = self._host(name)
+        return [
+            {
+                "key": purpose,
+                "version": record.version,
+                "check": check_value(
+                    open_key(self._node.master, host.name, purpose, record),
+                    des=purpose == "mac" and host.mac.startswith("retail"),
+                ).hex(),
+                "added_ns": record.added_ns,
+                "until_ns": record.until_ns,
+                "used_from_ns": record.used_from_ns or record.added_ns,
+            }
+            for purpose, records in key_sets(host)
+            for record in records
+        ]
+
+    def maintenance(self, step: Step, on: bool) -> Answer:
+        """Announce that the issuer is away: new operations are refused (91) until it is off."""
+        self._node.registry.put_flag(MAINTENANCE, on)
+        self._node.issuers.closed = on
+        return {"maintenance": on}
 
     # ---- lists and state
 
@@ -359,8 +602,13 @@ class Provisioning:
         hidden = {"keys", "seed", "account", "mac_keys", "data_keys", "zone_keys"}
         return [
             {f: getattr(e, f) for f in e.__struct_fields__ if f not in hidden}
-            for e in self._registry.all(kinds[kind])
+            for e in self._all(kinds[kind])
         ]
+
+    def _all(self, kind: type[T]) -> list[T]:
+        """Every entity of a kind, by its number or name."""
+        found: list[T] = self._registry.all(kind)  # type: ignore[arg-type, assignment]
+        return sorted(found, key=lambda e: msgspec.structs.astuple(e)[:2])  # type: ignore[arg-type]
 
     def status(self, step: Step) -> Answer:
         """Position of each network and the money check."""
@@ -396,6 +644,9 @@ class Provisioning:
     def _terminal(self, number: str) -> Terminal:
         number = norms.terminal(number)
         return _existing(self._registry.terminal(number), f"terminal {number}")
+
+    def _host(self, name: str) -> Host:
+        return _existing(self._registry.host(name), f"host {name}")
 
     def _card(self, card: str) -> Card:
         return _existing(self._registry.card(card), f"card {card}")
@@ -449,11 +700,73 @@ class Provisioning:
         batch.transfer(funding, card.account, amount)
         expect_done(self._node.store.ledger.apply(batch, step.now_ns), "funding")
 
-    def _new_key(
-        self, step: Step, owner: str, version: int, algorithm: str
-    ) -> tuple[bytes, PeerKeyRecord]:
-        key = generate_peer_key()
-        return key, self._sealed(step, key, owner, version, algorithm)
+    def _put(self, entity: Entity) -> None:
+        self._registry.put(entity)
+        self.changed.append(entity)
+
+    # ---- keys
+
+    def _first_key(
+        self, step: Step, peer: Network | Terminal, role: str, key: str, version: int, mac: str
+    ) -> Answer:
+        """Give a new peer its key: one made here, which is told, or one made by the other side."""
+        owner = f"{role}:{peer.number}"
+        if key:
+            peer.keys.append(self._sealed(step, _from_hex(key, 32), owner, version, mac))
+            return {"peer": peer.number, "version": version}
+        made = generate_peer_key()
+        peer.keys.append(self._sealed(step, made, owner, 1, mac))
+        return {"peer": peer.number, "key": made.hex()}
+
+    def _rotate(
+        self, step: Step, peer: Network | Terminal, role: str, given: str, version: int
+    ) -> Answer:
+        """A second valid key; the first ends when the overlap is over, the one before at once."""
+        newest = peer.keys[-1] if peer.keys else None
+        algorithm = newest.algorithm if newest else "hmac-sha256"
+        if not (given and version):
+            version = newest.version % 255 + 1 if newest else 1
+        if newest and version == newest.version:
+            raise ProvisioningError(f"version {version} of this key is here already")
+        key = _from_hex(given, 32) if given else generate_peer_key()
+        record = self._sealed(step, key, f"{role}:{peer.number}", version, algorithm)
+        if newest:
+            newest.until_ns = step.now_ns + KEY_OVERLAP_NS
+        peer.keys = [newest, record] if newest else [record]
+        self._put(peer)
+        answer: Answer = {"peer": peer.number} | ({} if given else {"key": key.hex()})
+        answer["version"] = version
+        return answer | ({"mac": algorithm} if role == "terminal" else {})
+
+    def _host_keys(self, step: Step, host: Host, given: dict[str, str] | None) -> Answer:
+        """Make or take in one more version of each of a host's keys."""
+        sizes = {"mac": 32 if host.mac == "hmac-sha256" else 16, "data": 32, "zone": 32}
+        keys = _given_keys(given, sizes, host.mac) if given is not None else {
+            purpose: generate_peer_key()[:size] for purpose, size in sizes.items()
+        }  # fmt: skip
+        answer: Answer = {"host": host.name}
+        for purpose, records in key_sets(host):
+            key = keys.get(purpose)
+            if key is None:
+                continue
+            version = records[-1].version + 1 if records else 1
+            owner = f"host:{host.name}:{purpose}"
+            record = self._sealed(step, key, owner, version, host.mac)
+            # A key made before that was never used goes: the other side need not have had it.
+            records[:] = [
+                r for r in records if r.used_from_ns <= step.now_ns and not is_over(r, step.now_ns)
+            ]
+            for older in records:
+                older.until_ns = older.until_ns or step.now_ns + KEY_OVERLAP_NS
+            if records and given is None and host.proved:
+                record.used_from_ns = records[-1].until_ns  # by then the other side has it
+            records.append(record)
+            if given is None:
+                answer[f"{purpose}_key"] = key.hex()
+            else:
+                answer[f"{purpose}_version"] = version
+        self._put(host)
+        return answer
 
     def _sealed(
         self, step: Step, key: bytes, owner: str, version: int, algorithm: str
@@ -461,38 +774,40 @@ class Provisioning:
         sealed = self._node.master.seal(key, purpose="peer-keys", owner=f"{owner}:{version}")
         return PeerKeyRecord(version, sealed, algorithm, step.now_ns)
 
-    def _rotate(self, step: Step, peer: Network | Terminal, role: str) -> Answer:
-        """A second valid key; the first ends when the overlap is over, the one before at once."""
-        newest = peer.keys[-1]
-        version = newest.version % 255 + 1
-        owner = f"{role}:{peer.number}"
-        key, record = self._new_key(step, owner, version, newest.algorithm)
-        newest.until_ns = step.now_ns + KEY_OVERLAP_NS
-        peer.keys = [newest, record]
-        self._registry.put(peer)
-        answer = {"peer": peer.number, "key": key.hex(), "version": version}
-        return answer | ({"mac": newest.algorithm} if role == "terminal" else {})
+    def _open(self, record: PeerKeyRecord, owner: str) -> bytes:
+        return self._node.master.open(
+            record.sealed, purpose="peer-keys", owner=f"{owner}:{record.version}"
+        )
 
-    def _host_keys(self, step: Step, host: Host) -> Answer:
-        answer: Answer = {"host": host.name}
-        for purpose, keys, size in (
-            ("mac", host.mac_keys, 32 if host.mac == "hmac-sha256" else 16),
-            ("data", host.data_keys, 32),
-            ("zone", host.zone_keys, 32),
-        ):
-            version = keys[-1].version % 255 + 1 if keys else 1
-            key = generate_peer_key()[:size]
-            if keys:
-                keys[-1].until_ns = step.now_ns + KEY_OVERLAP_NS
-                del keys[:-1]
-            keys.append(self._sealed(step, key, f"host:{host.name}:{purpose}", version, host.mac))
-            answer[f"{purpose}_key"] = key.hex()
-        self._registry.put(host)
-        return answer
+    def _sealed_keys(self, step: Step, keys: list[ExportedKey], owner: str) -> list[PeerKeyRecord]:
+        if any(key.mac not in MACS for key in keys):
+            raise ProvisioningError(f"mac is one of {', '.join(MACS)}")
+        return [
+            self._sealed(step, _from_hex(key.key, 32), owner, key.version, key.mac) for key in keys
+        ]
+
+    def _clear_keys(
+        self, records: list[PeerKeyRecord], owner: str, secrets: bool
+    ) -> list[ExportedKey]:
+        return [
+            ExportedKey(record.version, self._open(record, owner).hex(), record.algorithm)
+            for record in (records[-1:] if secrets else ())
+        ]
+
+    def _clear_seed(self, cashier: Cashier) -> str:
+        if not cashier.seed:
+            return ""
+        return base32(self._node.vault.unseal(cashier.seed, staff_aad(cashier)))
+
+    def _check_dialect(self, dialect: str) -> None:
+        try:
+            Dialect.load(self._node.config.dialect(dialect))
+        except (ValueError, OSError) as error:
+            raise ProvisioningError(f"dialect {dialect}: {error}", "see docs/dialects.md") from None
 
     def _enable(self, entity: Network | Branch | Terminal | Cashier, enable: bool) -> Answer:
         entity.disabled = not enable
-        self._registry.put(entity)
+        self._put(entity)
         return {"number": entity.number, "disabled": entity.disabled}
 
     def _otpauth(self, seed: bytes, account: str, mode: str) -> str:
@@ -502,6 +817,69 @@ class Provisioning:
             algorithm=tokens.algorithm, digits=tokens.digits, period_s=tokens.step_s,
             suite=OCRA_SUITE,
         )  # fmt: skip
+
+
+def _check_served(host: Host, listen: str) -> None:
+    if listen and not host.is_own:
+        raise ProvisioningError(
+            f"host {host.name}: {NOT_SERVED}",
+            "we dial banks: --connect HOST:PORT. Who asks our ceibo speaks --dialect ceibo, or a "
+            "file .toml made from it",
+        )
+
+
+def _desks(node: Node) -> tuple[tuple[object, tuple[str, ...]], ...]:
+    """Commands that are carried out elsewhere, by the desk that does it."""
+    return (
+        (
+            node.conciliation,
+            ("conciliation_begin", "conciliation_lines", "conciliation_absent", "conciliation_end",
+             "conciliation_refused", "conciliation_known", "conciliation_resend", "case_dispute"),
+        ),
+        (
+            node.settlement,
+            ("conciliation_adjust", "window_close", "window_show", "window_issue",
+             "window_settle"),
+        ),
+        (node.resolutions, ("resolve",)),
+    )  # fmt: skip
+
+
+def _given_keys(given: dict[str, str], sizes: dict[str, int], mac: str) -> dict[str, bytes]:
+    """Read the keys that another node printed (`mac_key`, `data_key`, `zone_key`).
+
+    Raises:
+        ProvisioningError: one is missing or has another size; without the key.
+    """
+    found = {}
+    for purpose, size in sizes.items():
+        text = given.get(f"{purpose}_key", "")
+        if text:
+            found[purpose] = _from_hex(text, size, f"{purpose}_key")
+        elif purpose != "mac" or mac != "none":
+            raise ProvisioningError(
+                f"there is no {purpose}_key among the keys", "`troncal host add --json` prints them"
+            )
+    return found
+
+
+def _from_hex(text: str, size: int, name: str = "key") -> bytes:
+    """Raises: ProvisioningError, which never has the text in it."""
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != size:
+        raise ProvisioningError(f"{name} is not {2 * size} hex digits")
+    return key
+
+
+def _fits(value: str, hint: Any) -> bool:
+    try:
+        msgspec.convert(value, hint)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _converted(method: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -522,7 +900,11 @@ def _existing(found: T | None, what: str) -> T:
 
 
 def _subject(values: dict[str, Any]) -> str:
+    """What a command was about, for the audit trail; never a value that may hold a key."""
     for name in ("number", "card", "name", "network"):
-        if values.get(name):
-            return f"{name}:{values[name]}"
+        value = values.get(name)
+        if isinstance(value, dict):
+            value = value.get("number")
+        if value and isinstance(value, str):
+            return f"{name}:{value}"
     return ""

@@ -10,6 +10,7 @@ import datetime
 import difflib
 import re
 import tomllib
+import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -78,10 +79,12 @@ class Override(NamedTuple):
 def line_index(text: str) -> dict[KeyPath, int]:
     """Return the line of every table header and key of a *valid* TOML text.
 
-    Of a list of tables each has a line, under the name ``[0]``, ``[1]`` …; the keys inside an
-    inline table are not listed, they share its line.
+    Of a list each entry has a line, under the name ``[0]``, ``[1]`` …, whether it stands in
+    brackets or as ``[[table]]``; the keys inside an inline table are not listed, they share its
+    line.
     """
     index: dict[KeyPath, int] = {}
+    lists: dict[KeyPath, int] = {}
     table: KeyPath = ()
     key: KeyPath = ()
     state = _Scan()
@@ -94,33 +97,66 @@ def line_index(text: str) -> dict[KeyPath, int]:
         if not stripped or stripped.startswith("#"):
             continue
         if stripped.startswith("["):
-            table = _path_of(tomllib.loads(stripped))
-            index.setdefault(table, number)
+            table = _table_path(tomllib.loads(stripped), stripped.startswith("[["), lists)
+            for depth in range(1, len(table) + 1):
+                index.setdefault(table[:depth], number)
             continue
         equals = _first_equals(line)
         key = _path_of(tomllib.loads(line[:equals] + "= 0"))
         for depth in range(1, len(key) + 1):
             index.setdefault(table + key[:depth], number)
-        state.rows = 0
+        state.begin_value()
         for row in state.take(line[equals + 1 :]):
             index[table + key + (f"[{row}]",)] = number
     return index
 
 
+def line_of(index: Mapping[KeyPath, int], where: KeyPath) -> int:
+    """Return the line of a key, or of the innermost table around it that has one; else 0."""
+    for depth in range(len(where), 0, -1):
+        if where[:depth] in index:
+            return index[where[:depth]]
+    return 0
+
+
+def named(where: KeyPath) -> str:
+    """Return a key's path as people write it: ``routes[2].to``."""
+    return ".".join(where).replace(".[", "[")
+
+
+def _table_path(nested: Any, is_list: bool, lists: dict[KeyPath, int]) -> KeyPath:
+    """Return the path of a table header; inside a list of tables, its newest entry's."""
+    *outer, last = _path_of(nested)
+    path: KeyPath = ()
+    for name in outer:
+        path += (name,)
+        if path in lists:
+            path += (f"[{lists[path] - 1}]",)
+    path += (last,)
+    if is_list:
+        lists[path] = lists.get(path, 0) + 1
+    return (*path, f"[{lists[path] - 1}]") if path in lists else path
+
+
 class _Scan:
-    """Follow brackets and strings over lines, to know where a value ends."""
+    """Follow brackets and strings over lines, to know where a value and a list's entries are."""
 
     def __init__(self) -> None:
         self.depth = 0
         self.quote = ""
-        self.rows = 0  # tables seen so far in the list of the present key
+        self.rows = 0  # entries seen so far in the list of the present key
+        self._list = False  # the value is a list, and no inline table
+        self._awaited = False  # the next character that means something begins an entry
 
     @property
     def inside(self) -> bool:
         return self.depth > 0 or bool(self.quote)
 
+    def begin_value(self) -> None:
+        self.rows, self._awaited = 0, False
+
     def take(self, line: str) -> range:
-        """Take a line; return the numbers of the list's tables that begin on it."""
+        """Take a line; return the numbers of the list's entries that begin on it."""
         at, before = 0, self.rows
         while at < len(line):
             at += self._step(line, at)
@@ -129,24 +165,33 @@ class _Scan:
     def _step(self, line: str, at: int) -> int:
         """Take what stands at ``at`` and return how many characters that was."""
         if self.quote:
-            if line[at] == "\\" and self.quote[0] == '"':
-                return 2
-            if line.startswith(self.quote, at):
-                taken, self.quote = len(self.quote), ""
-                return taken
-            return 1
+            return self._in_string(line, at)
         character = line[at]
         if character == "#":
             return len(line) - at
+        if self._awaited and not character.isspace():
+            self._awaited = False
+            self.rows += character != "]"
         if character in "\"'":
             self.quote = character * 3 if line.startswith(character * 3, at) else character
             return len(self.quote)
         if character in "[{":
-            self.rows += character == "{" and self.depth == 1
             self.depth += 1
+            if self.depth == 1:
+                self._awaited = self._list = character == "["
         elif character in "]}":
             self.depth -= 1
+        elif character == "," and self.depth == 1 and self._list:
+            self._awaited = True
         return 1
+
+    def _in_string(self, line: str, at: int) -> int:
+        if line[at] == "\\" and self.quote[0] == '"':
+            return 2
+        if not line.startswith(self.quote, at):
+            return 1
+        taken, self.quote = len(self.quote), ""
+        return taken
 
 
 _KEY = re.compile(r"""(?:[^"'=]|"(?:[^"\\]|\\.)*"|'[^']*')*""")
@@ -181,6 +226,7 @@ class Plain(NamedTuple):
     length_max: int | None = None
     form: str = ""
     description: str = ""
+    single: bool = False  # of a list: one entry may stand without brackets
 
 
 def plain(hint: Any) -> Plain:
@@ -199,33 +245,57 @@ def plain(hint: Any) -> Plain:
                 meta.max_length or found.length_max,
                 (meta.extra or {}).get("form", found.form),
                 meta.description or found.description,
+                (meta.extra or {}).get("single", found.single),
             )
     return found
+
+
+def without_none(hint: Any) -> Any:
+    """Return ``T`` of ``T | None``, and any other type as it is."""
+    if typing.get_origin(hint) is not types.UnionType:
+        return hint
+    kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+    return kinds[0] if len(kinds) == 1 else hint
+
+
+def item_struct(hint: Any) -> type[Any] | None:
+    """Return the Struct of a list of tables; None for any other type."""
+    if typing.get_origin(hint) is not tuple:
+        return None
+    item = typing.get_args(hint)[0]
+    return item if _is_struct(item) else None
 
 
 def expected(hint: Any, key: str) -> str:
     """Say in words what a value of this type may be, with range and unit."""
     kind = plain(hint)
-    origin, args = typing.get_origin(kind.base), typing.get_args(kind.base)
+    base = without_none(kind.base)
+    origin, args = typing.get_origin(base), typing.get_args(base)
     if origin is typing.Literal:
         return "one of " + ", ".join(f'"{choice}"' for choice in args)
     if origin in (tuple, list):
         most = f" of at most {kind.length_max}" if kind.length_max else ""
-        return f"a list{most}, each {expected(args[0], key)}"
-    if kind.base is bool:
+        one = expected(args[0], key)
+        return f"{one}; or a list{most}" if kind.single else f"a list{most}, each {one}"
+    if base is bool:
         return "true or false"
-    if kind.base is int:
+    if base in (int, float):
         unit = next((word for end, word in UNITS.items() if key.endswith(end)), "")
         span = "" if kind.low is None else f" from {kind.low:_} to {kind.high:_}"
-        return f"a whole number{span}" + (f" ({unit})" if unit else "")
-    if kind.base is str:
+        number = "a whole number" if base is int else "a number"
+        return f"{number}{span}" + (f" ({unit})" if unit else "")
+    if base is str:
         if kind.form:
             return kind.form
         if kind.length_max is None:
             return "a text"
         return f"a text of {kind.length_min} to {kind.length_max} characters"
-    if kind.base is datetime.date:
+    if base is datetime.date:
         return 'a date, as "2026-01-31"'
+    short = getattr(base, "short", "")
+    if short:
+        types_of = {field.encode_name: field.type for field in msgspec.structs.fields(base)}
+        return f"{expected(types_of[short], short)}; or a table"
     return "a table"
 
 
@@ -272,10 +342,7 @@ class Reader:
 
     def line(self, where: KeyPath) -> int:
         """Return the line of a key, or of the innermost table around it that has one."""
-        for depth in range(len(where), 0, -1):
-            if where[:depth] in self._lines:
-                return self._lines[where[:depth]]
-        return 1
+        return line_of(self._lines, where) or 1
 
     def note(self, where: KeyPath, what: str, hint: str = "") -> None:
         """Note a mistake at a key; a key given from outside is named by its outside name."""
@@ -284,8 +351,7 @@ class Reader:
         if given is not None:
             self.mistakes.append(Mistake(0, given.origin, what, hint))
         else:
-            name = ".".join(where).replace(".[", "[")
-            self.mistakes.append(Mistake(self.line(where), name, what, hint))
+            self.mistakes.append(Mistake(self.line(where), named(where), what, hint))
 
     def noted(self, where: KeyPath) -> bool:
         """Tell whether a key, or one inside it, has a mistake already: a default stands there."""
@@ -328,15 +394,16 @@ class Reader:
         return suggestion(key, names)
 
     def _value(self, hint: Any, value: Any, where: KeyPath) -> tuple[Any, bool]:
-        base = plain(hint).base
+        base = without_none(plain(hint).base)
         origin, args = typing.get_origin(base), typing.get_args(base)
         if isinstance(base, type) and issubclass(base, msgspec.Struct):
             filled = self.struct(base, {} if value is None else value, where)
             return filled, filled is not None
         if origin is dict:
             return self._table(args, {} if value is None else value, where)
-        if origin is tuple and _is_struct(args[0]):
-            return self._rows(args[0], value, where)
+        item = item_struct(base)
+        if item is not None:
+            return self._rows(item, value, where, plain(hint).length_max)
         return self._leaf(hint, value, where)
 
     def _table(self, hints: tuple[Any, ...], value: Any, where: KeyPath) -> tuple[Any, bool]:
@@ -352,22 +419,40 @@ class Reader:
             if known and name not in known:
                 self.note(here, "unknown name", suggestion(name, known))
                 continue
+            if not known and not _fits(hints[0], name):
+                self.note(here, "cannot be a name", f"expected {expected(hints[0], '')}")
+                continue
             entry, good = self._value(hints[1], value.get(name), here)
             if good:
                 filled[name] = entry
         return filled, True
 
-    def _rows(self, item: Any, value: Any, where: KeyPath) -> tuple[Any, bool]:
+    def _rows(
+        self, item: Any, value: Any, where: KeyPath, length_max: int | None
+    ) -> tuple[Any, bool]:
         if not isinstance(value, list):
             self.note(where, f"expected a list of tables, not {_shown(value)}")
             return None, False
-        filled = [self._value(item, row, (*where, f"[{i}]")) for i, row in enumerate(value)]
+        if length_max is not None and len(value) > length_max:
+            self.note(where, f"has {len(value)} entries; at most {length_max} are taken")
+            return None, False
+        short = getattr(item, "short", "")
+        filled = [
+            self._value(
+                item,
+                {short: row} if short and not isinstance(row, dict) else row,
+                (*where, f"[{i}]"),
+            )
+            for i, row in enumerate(value)
+        ]
         return tuple(entry for entry, good in filled if good), True
 
     def _leaf(self, hint: Any, value: Any, where: KeyPath) -> tuple[Any, bool]:
         given = self._overrides.get(where)
         if given is not None:
             value = _from_text(hint, given.text)
+        elif plain(hint).single and not isinstance(value, list):
+            value = [value]
         try:
             return msgspec.convert(value, hint, strict=given is None), True
         except msgspec.ValidationError:
@@ -377,6 +462,14 @@ class Reader:
 
 def _is_struct(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, msgspec.Struct)
+
+
+def _fits(hint: Any, name: str) -> bool:
+    try:
+        msgspec.convert(name, hint)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _from_text(hint: Any, text: str) -> Any:

@@ -108,6 +108,7 @@ class Sent:
     network: str
     message: Any
     answer: Any = None
+    key: str = ""
 
 
 class DeferredPlatform:
@@ -116,15 +117,17 @@ class DeferredPlatform:
     `sent` holds what red asked; `process` lets sicoop work on one, `deliver` brings its answer.
     """
 
+    forwards = False
+
     def __init__(self, house: "House", kinds: tuple[type, ...]) -> None:
         self._house = house
         self._kinds = kinds
         self.sent: list[Sent] = []
 
-    def ask(self, step: Any, network: str, message: Any) -> Any:
+    def ask(self, step: Any, network: str, message: Any, *, key: str = "") -> Any:
         if not isinstance(message, self._kinds):
-            return self._house.node.sicoop.ask(step, network, message)
-        self.sent.append(Sent(network, message))
+            return self._house.node.sicoop.ask(step, network, message, key=key)
+        self.sent.append(Sent(network, message, key=key))
         return None
 
     def process(self, index: int = -1) -> Any:
@@ -157,10 +160,18 @@ class DeferredIssuer:
         self._kinds = kinds
         self.sent: list[Sent] = []
 
-    def ask(self, step: Any, message: Any) -> Any:
+    closed = False
+
+    def choose(self, *_: Any) -> str:
+        return ""
+
+    def forwards(self, link: str) -> bool:
+        return False
+
+    def ask(self, step: Any, message: Any, key: str = "", link: str = "") -> Any:
         if not isinstance(message, self._kinds):
             return self._house.node.ceibo.ask(step, message)
-        self.sent.append(Sent("", message))
+        self.sent.append(Sent("", message, key=key))
         return None
 
     def process(self, index: int = -1) -> Any:
@@ -301,23 +312,27 @@ class House:
 
     def __init__(self, directory: Path, *, toml: str = "", limits: str = "",
                  net_debit_cap: int = 100_000_000, payable_cap: int = 0,
-                 balance: int = 1_000_000) -> None:  # fmt: skip
+                 balance: int = 1_000_000, clock: ManualClock | None = None) -> None:  # fmt: skip
         """`limits` replaces the limits of a fresh init, `toml` adds other sections."""
         self.directory = directory
-        self.clock = ManualClock()
+        self.clock = clock or ManualClock()
         self.config = configuration(directory, toml, limits)
-        self.node = Node(self.config, MASTER, self.clock, directory / "data")
         self.notices: list[Notice] = []
         self._projector: Projector | None = None
         self._start: dict[str, int] = {}
         self._start_position = 0
-        self.node.open()
+        self.open()
         self._trace = 0
         self._documents = 4_567_890
         self.do("network_add", number=NETWORK, net_debit_cap=net_debit_cap, payable_cap=payable_cap)
         for terminal in (TERMINAL, OTHER_TERMINAL):
             self.do("terminal_add", number=terminal, network=NETWORK, branch=BRANCH)
         self.holder = self.add_card(document=DOCUMENT, balance=balance)
+
+    def open(self) -> None:
+        """Start the node: recovery is the only way in."""
+        self.node = Node(self.config, MASTER, self.clock, self.directory / "data")
+        self.node.open()
 
     def close(self) -> None:
         if self._projector is not None:
@@ -327,22 +342,24 @@ class House:
         self.node.close()
 
     def reopen(self, toml: str | None = None, limits: str = "") -> None:
-        """Stop in good order and start again: recovery is the only way in."""
+        """Stop in good order and start again."""
         self.close()
         if toml is not None or limits:
             self.config = configuration(self.directory, toml or "", limits)
-        self.node = Node(self.config, MASTER, self.clock, self.directory / "data")
-        self.node.open()
+        self.open()
 
     def crash(self) -> None:
         """Lose what is not durable, then recover."""
+        self.kill()
+        self.open()
+
+    def kill(self) -> None:
+        """Lose what is not durable, and stay down."""
         if self._projector is not None:
             self._projector.close()
             self._projector = None
         self.node.store.journal.close(flush=False)
         self.node.store.close()
-        self.node = Node(self.config, MASTER, self.clock, self.directory / "data")
-        self.node.open()
 
     # ---- hands
 
@@ -432,14 +449,13 @@ class House:
     def defer_platform(self, *kinds: type) -> DeferredPlatform:
         """From now on red's requests of these kinds (default: holds) are answered later."""
         port = DeferredPlatform(self, kinds or (Hold,))
-        self.node.red._platform = port
+        self.node.red.attach(port)
         return port
 
     def defer_issuer(self, *kinds: type) -> DeferredIssuer:
         """The same between sicoop and ceibo."""
         port = DeferredIssuer(self, kinds)
-        self.node.sicoop._issuer = port
-        self.node.sicoop.attach(self.node.red.on_platform_answer)
+        self.node.sicoop.attach(self.node.red.on_platform_answer, issuer=port)
         return port
 
     def pass_time(self, seconds: float) -> None:
@@ -588,10 +604,7 @@ class House:
 
     def app(self, card: str) -> list[tuple[str, int, str]]:
         """What a holder's app was told, oldest first: what, amount, branch."""
-        if self._projector is None:
-            self._projector = Projector(self.config, self.directory / "data")
-        self._projector.catch_up()
-        db = sqlite3.connect(self._projector.path)
+        db = sqlite3.connect(self.read_model())
         try:
             rows = db.execute(
                 "SELECT what, amount, branch FROM notices WHERE card = ? ORDER BY at_ns", (card,)
@@ -599,6 +612,14 @@ class House:
             return rows.fetchall()
         finally:
             db.close()
+
+    def read_model(self) -> Path:
+        """Path of the read model, brought up to what is durable."""
+        self.settle()
+        if self._projector is None:
+            self._projector = Projector(self.config, self.directory / "data", MASTER)
+        self._projector.catch_up()
+        return self._projector.path
 
     def alarms(self) -> set[str]:
         return set(self.node.alarms)

@@ -43,6 +43,7 @@ class Load:
         frame_bytes_max: int = 8192,
         verify: bool = False,
         echo: bool = False,
+        iso: bool = False,
     ) -> Load: ...
     def run(
         self,

@@ -1,10 +1,12 @@
 """Native load client and bare echo server: what a user of the switch would get, and the ceiling.
 
 `Load` drives connections that are already signed on, each in a closed loop: at most `depth`
-requests are unanswered at any moment, and an answer is followed at once by the next request. Frames
-are those of the session protocol: two bytes of length, payload, eight bytes of MAC over direction,
-counter and payload. Nothing here takes the GIL but a look at pending signals every tenth of a
-second.
+requests are unanswered at any moment, and an answer is followed at once by the next request.
+
+Frames have two bytes of length. Those of the session protocol then hold a payload and eight bytes
+of MAC over direction, counter and payload; those of the `ceibo` dialect of ISO 8583 hold a message
+with its MAC at the end, made beforehand. Nothing here takes the GIL but a look at pending signals
+every tenth of a second.
 """
 
 cimport cython
@@ -65,6 +67,7 @@ cdef enum:
     CODES = 1296              # two characters of 0-9 A-Z
     SIGNALS_EVERY_NS = 100000000
     ECHO_BYTES = 65536
+    DIGEST_BYTES_MAX = 64     # of any MAC
 
 cdef uint64_t NO_TRACE = <uint64_t> 0xFFFFFFFFFFFFFFFF
 
@@ -144,6 +147,71 @@ cdef int code_of(const unsigned char* p, Py_ssize_t n) noexcept nogil:
     return high * 36 + low
 
 
+# ---- ISO 8583, `ceibo` dialect: as much of it as the answers to holds need
+
+cdef enum:
+    ISO_HEAD_BYTES = 12       # MTI, one binary bitmap
+    STAN = 11
+    NETWORK = 32              # the one element before 39 with a length of its own
+    RESPONSE = 39
+    LLVAR = -2
+    ISO_ANSWER_DIGIT = 0x31   # third of the MTI: 0110 answers 0100
+
+# Characters of elements 2 to 38; 0: those messages do not have it.
+cdef signed char* ISO_CHARS = [
+    0, 6, 12, 0, 0, 10, 0, 0, 0, 6, 6, 4, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 9, 0, 9, 0,
+    LLVAR, 0, 0, 0, 0, 12, 6,
+]
+
+
+cdef inline bint has_bit(const unsigned char* bitmap, int element) noexcept nogil:
+    return bitmap[(element - 1) // 8] >> (7 - (element - 1) % 8) & 1
+
+
+cdef Cursor iso_element(const unsigned char* p, Py_ssize_t n, int wanted) noexcept nogil:
+    """A cursor at the value of an element up to 39; a short one where it is missing."""
+    cdef Cursor c = cursor(p, n)
+    cdef const unsigned char* head = take(&c, ISO_HEAD_BYTES)
+    cdef int element, chars
+    if head == NULL or head[4] & 0x80 or not has_bit(head + 4, wanted):
+        return cursor(p, -1)
+    for element in range(2, wanted):
+        if not has_bit(head + 4, element):
+            continue
+        chars = ISO_CHARS[element - 2]
+        if chars == LLVAR:
+            chars = (take_u8(&c) - 0x30) * 10
+            chars += take_u8(&c) - 0x30
+        if chars <= 0:
+            return cursor(p, -1)
+        take(&c, chars)
+    return c
+
+
+cdef uint64_t iso_stan(const unsigned char* p, Py_ssize_t n) noexcept nogil:
+    """Element 11 as a number, or NO_TRACE."""
+    cdef Cursor c = iso_element(p, n, STAN)
+    cdef uint64_t stan = 0
+    cdef int i
+    cdef unsigned char digit
+    for i in range(6):
+        digit = take_u8(&c)
+        if c.short or not 0x30 <= digit <= 0x39:
+            return NO_TRACE
+        stan = stan * 10 + (digit - 0x30)
+    return stan
+
+
+cdef int iso_code(const unsigned char* p, Py_ssize_t n) noexcept nogil:
+    """Element 39 of an answer as a number below CODES, or -1."""
+    cdef Cursor c = iso_element(p, n, RESPONSE)
+    cdef int high = base36(take_u8(&c))
+    cdef int low = base36(take_u8(&c))
+    if c.short or high < 0 or low < 0 or p[2] != ISO_ANSWER_DIGIT:
+        return -1
+    return high * 36 + low
+
+
 cdef dict by_code(const uint64_t* counts):
     digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     return {digits[i // 36] + digits[i % 36]: counts[i] for i in range(CODES) if counts[i]}
@@ -215,6 +283,8 @@ cdef class Load:
         verify: check the MAC of each answer.
         echo: the other side is `echo_server`: answers are our own frames, with our direction and
             without a code; `received` must then equal `sent`.
+        iso: payloads are whole messages of the `ceibo` dialect, their MAC made beforehand, and told
+            apart by element 11; `keys` verify the answers, and the counters do not matter.
 
     Used by one thread at a time. Raises ValueError where the arguments do not fit together.
     """
@@ -226,6 +296,7 @@ cdef class Load:
     cdef Py_ssize_t _frame_bytes_max
     cdef bint _verify
     cdef bint _echo
+    cdef bint _iso
     # one run
     cdef int _epoll
     cdef Request* _requests
@@ -239,7 +310,8 @@ cdef class Load:
     cdef uint64_t _deadline_ns
 
     def __cinit__(self, fds, keys, *, sent, received, int depth=1,
-                  Py_ssize_t frame_bytes_max=8192, bint verify=False, bint echo=False):
+                  Py_ssize_t frame_bytes_max=8192, bint verify=False, bint echo=False,
+                  bint iso=False):
         self._epoll = -1
         if not 1 <= depth <= DEPTH_MAX:
             raise ValueError("depth must be in 1..1024")
@@ -252,6 +324,7 @@ cdef class Load:
         self._frame_bytes_max = frame_bytes_max
         self._verify = verify
         self._echo = echo
+        self._iso = iso
         self._keys = [row[1] for row in rows]
         if not all(isinstance(key, MacKey) for key in self._keys):
             raise TypeError("keys must be MacKey objects")
@@ -288,7 +361,8 @@ cdef class Load:
         """Send `payloads`, whichever connection is free taking the next, for `seconds`.
 
         Args:
-            payloads: JSON objects with a `trace` each, ready to be sent as they are.
+            payloads: JSON objects with a `trace` each, or ISO 8583 messages with an element 11,
+                ready to be sent as they are.
             seconds: no request leaves later, 0 < seconds <= 3600.
             repeat: begin again at the first payload when they run out.
             drain_s: how long to wait for the last answers afterwards.
@@ -327,7 +401,7 @@ cdef class Load:
             r = &self._requests[i]
             r.payload = PyBytes_AS_STRING(payload)
             r.payload_bytes = PyBytes_GET_SIZE(payload)
-            r.trace = trace_of(<const unsigned char*> r.payload, r.payload_bytes)
+            r.trace = self._trace(<const unsigned char*> r.payload, r.payload_bytes)
             if r.trace == NO_TRACE:
                 raise ValueError(f"payload {i} has no trace")
             longest = max(longest, r.payload_bytes)
@@ -459,23 +533,34 @@ cdef class Load:
         memmove(c.inbound, rest.at, c.inbound_bytes)
         return 0
 
+    cdef uint64_t _trace(self, const unsigned char* payload, Py_ssize_t n) noexcept nogil:
+        """What ties an answer to its request, or NO_TRACE."""
+        return iso_stan(payload, n) if self._iso else trace_of(payload, n)
+
+    cdef bint _genuine(self, Connection* c, const unsigned char* payload, Py_ssize_t n
+                       ) except -1 nogil:
+        """True where the MAC behind the payload is its own."""
+        cdef unsigned char tag[DIGEST_BYTES_MAX]
+        cdef Cursor mac = cursor(payload + n, TAG_BYTES)
+        if self._iso:
+            (<MacKey> c.key).compute((<MacKey> c.key)._cipher, payload, 0, payload, n, tag)
+        else:
+            (<MacKey> c.key).mac8(1 if self._echo else 2, c.received, payload, n, tag)
+        return take_exactly(&mac, tag, TAG_BYTES)
+
     cdef int _answer(self, Report report, Connection* c, const unsigned char* payload,
                      Py_ssize_t n) except -1 nogil:
         """Count one frame; `payload` is followed by its MAC."""
-        cdef unsigned char tag[TAG_BYTES]
         cdef uint64_t trace
-        cdef Cursor mac
-        cdef int code
-        if self._verify:
-            (<MacKey> c.key).mac8(1 if self._echo else 2, c.received, payload, n, tag)
-            mac = cursor(payload + n, TAG_BYTES)
-            if not take_exactly(&mac, tag, TAG_BYTES):
-                report.bad_macs += 1
-                self._lose(report, c)
-                return 0
+        cdef int code = -1
+        if self._verify and not self._genuine(c, payload, n):
+            report.bad_macs += 1
+            self._lose(report, c)
+            return 0
         c.received += 1
-        trace = trace_of(payload, n)
-        code = -1 if self._echo else code_of(payload, n)
+        trace = self._trace(payload, n)
+        if not self._echo:
+            code = iso_code(payload, n) if self._iso else code_of(payload, n)
         if trace == NO_TRACE:
             report.unasked += 1
             if code >= 0:
@@ -535,6 +620,7 @@ cdef class Load:
         cdef Request* r
         cdef Pen out
         cdef unsigned char* body
+        cdef Py_ssize_t tag_bytes
         if now_ns >= self._deadline_ns:
             self._stopping = True
             return 0
@@ -552,13 +638,15 @@ cdef class Load:
                 self._next = 0
             r = &self._requests[self._next]
             self._next += 1
-            put_u16be(&out, <unsigned short> (r.payload_bytes + TAG_BYTES))
-            body = reserve(&out, r.payload_bytes + TAG_BYTES)
+            tag_bytes = 0 if self._iso else TAG_BYTES
+            put_u16be(&out, <unsigned short> (r.payload_bytes + tag_bytes))
+            body = reserve(&out, r.payload_bytes + tag_bytes)
             if body == NULL:
                 with gil:
                     raise AssertionError("the send buffer holds depth frames of any payload")
             memcpy(body, r.payload, r.payload_bytes)
-            (<MacKey> c.key).mac8(1, c.sent, body, r.payload_bytes, body + r.payload_bytes)
+            if not self._iso:
+                (<MacKey> c.key).mac8(1, c.sent, body, r.payload_bytes, body + r.payload_bytes)
             c.sent += 1
             c.waiting[c.in_flight].trace = r.trace
             c.waiting[c.in_flight].sent_ns = now_ns

@@ -1,10 +1,13 @@
 """What a command costs as the number of accounts grows: `python -m bench.micro.ledger_scale`.
 
 For each size: open the accounts, then holds on random pairs of them in batches of 8192, then their
-captures in another random order. Records are encoded and handed to a native sink that drops them
-(`NullSink`), or not encoded at all (`none`). Only `Ledger.apply` is timed: filling a batch is the
-caller's cost and is given apart. Figures are ns a command, median and best of the batches: on a
-busy machine only the best one says anything.
+captures in another random order, then all is forgotten. That is done twice and the second time is
+measured: entries given back are taken again, from wherever they lie, as in a node that has run for
+a while. With `--fresh` the first time is measured, where the tables grow and the machine has to
+find memory for them. Records are encoded and handed to a native sink that drops them (`NullSink`),
+or not encoded at all (`none`). Only `Ledger.apply` is timed: filling a batch is the caller's cost
+and is given apart. Figures are ns a command, median and best of the batches; `--cpu` takes the
+thread's CPU time instead of the clock, for a machine that others use as well.
 """
 
 import argparse
@@ -16,7 +19,9 @@ import sys
 import time
 from collections.abc import Callable
 
-from core_ext._ledger import ACCOUNT_BYTES, HOLD_BYTES, KEY_BYTES, Batch, Ledger, NullSink
+from core_ext._batch import Batch
+from core_ext._ledger import ACCOUNT_BYTES, HOLD_BYTES, KEY_BYTES, Ledger, NullSink
+from core_ext.results import Result
 
 BATCH = 8192
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 5_000_000)
@@ -32,17 +37,25 @@ def hold_id(number: int) -> bytes:
     return number.to_bytes(16, "big")
 
 
-def timed(ledger: Ledger, batch: Batch) -> float:
+def timed(ledger: Ledger, batch: Batch, clock: Callable[[], int]) -> float:
     """Nanoseconds a command of one applied batch; every command must have been done."""
-    began = time.perf_counter_ns()
+    began = clock()
     results = ledger.apply(batch, NOW)
-    took = time.perf_counter_ns() - began
+    took = clock() - began
     assert not any(results), f"refused: {sorted(set(results))}"
     return took / len(batch)
 
 
+def forget_all(ledger: Ledger) -> None:
+    batch = Batch()
+    batch.forget(NOW + 1)
+    while ledger.apply(batch, NOW)[0] == Result.PARTIAL:
+        pass
+    assert ledger.counts()["holds"] == ledger.counts()["keys"] == 0
+
+
 def run(
-    batches: int, ledger: Ledger, fill: Callable[[Batch, int], None]
+    batches: int, ledger: Ledger, fill: Callable[[Batch, int], None], clock: Callable[[], int]
 ) -> tuple[float, float, float]:
     """Ns a command over so many batches: median and best of applying, median of filling."""
     batch = Batch()
@@ -52,11 +65,20 @@ def run(
         began = time.perf_counter_ns()
         fill(batch, number)
         filled.append((time.perf_counter_ns() - began) / BATCH)
-        applied.append(timed(ledger, batch))
+        applied.append(timed(ledger, batch, clock))
     return statistics.median(applied), min(applied), statistics.median(filled)
 
 
-def measure(size: int, batches: int, *, sink: bool, keys: bool, seed: int) -> dict[str, float]:
+def measure(
+    size: int,
+    batches: int,
+    *,
+    sink: bool = True,
+    keys: bool = False,
+    fresh: bool = False,
+    clock: Callable[[], int] = time.perf_counter_ns,
+    seed: int = 1,
+) -> dict[str, float]:
     """One row of the table."""
     draw = random.Random(seed)
     ledger = Ledger(
@@ -89,8 +111,12 @@ def measure(size: int, batches: int, *, sink: bool, keys: bool, seed: int) -> di
         for at in order[number * BATCH : (number + 1) * BATCH]:
             batch.capture(hold_id(at))
 
-    hold_ns, hold_best, fill_ns = run(batches, ledger, place)
-    capture_ns, capture_best, _ = run(batches, ledger, capture)
+    if not fresh:
+        run(batches, ledger, place, clock)
+        run(batches, ledger, capture, clock)
+        forget_all(ledger)
+    hold_ns, hold_best, fill_ns = run(batches, ledger, place, clock)
+    capture_ns, capture_best, _ = run(batches, ledger, capture, clock)
     return {
         "accounts": size,
         "hold_ns": round(hold_ns, 1),
@@ -109,12 +135,22 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--accounts-max", type=int, default=SIZES[-1])
     parser.add_argument("--no-sink", action="store_true", help="apply without encoding records")
     parser.add_argument("--keys", action="store_true", help="every hold brings an idempotency key")
+    parser.add_argument("--fresh", action="store_true", help="measure while the tables grow")
+    parser.add_argument("--cpu", action="store_true", help="CPU time instead of the clock")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args(arguments)
     gc.disable()
     rows = [
-        measure(size, chosen.batches, sink=not chosen.no_sink, keys=chosen.keys, seed=chosen.seed)
+        measure(
+            size,
+            chosen.batches,
+            sink=not chosen.no_sink,
+            keys=chosen.keys,
+            fresh=chosen.fresh,
+            clock=time.thread_time_ns if chosen.cpu else time.perf_counter_ns,
+            seed=chosen.seed,
+        )
         for size in SIZES
         if size <= chosen.accounts_max
     ]

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from core_ext._ledger import DEBITS_MUST_NOT_EXCEED_CREDITS, Batch, Ledger, NullSink
+from core_ext._batch import Batch
+from core_ext._ledger import DEBITS_MUST_NOT_EXCEED_CREDITS, Ledger, NullSink
 from core_ext._sink import MemorySink
 
 BATCH = 8192

@@ -195,6 +195,11 @@ class Connection:
         """Whole frames (or a fault) wait behind the last `limit`: call `receive()` again."""
         return self.closing is None and self._channel.more
 
+    @property
+    def channel(self) -> Channel:
+        """Frames, counters and MACs, for who reads and answers natively beside this object."""
+        return self._channel
+
     def new_id(self) -> int:
         """The next number for a request of ours; unique per connection and direction."""
         self._last_id += 1
@@ -212,6 +217,8 @@ class Connection:
         elif silent_s >= self.heartbeat_s and not self._echo_sent:
             self._echo_sent = True
             return self.encode([Echo()])
+        elif silent_s < self.heartbeat_s:
+            self._echo_sent = False  # it was heard of, if not by us
         return b""
 
     def _sign_on(self) -> bool:

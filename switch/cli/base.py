@@ -157,10 +157,8 @@ def _common() -> list[click.Parameter]:
     return [config, as_json]
 
 
-class Command(click.Command):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params += _common()
+class _Telling(click.Command):
+    """Tells a user's mistake in a line and a hint."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -172,7 +170,13 @@ class Command(click.Command):
             raise told from None
 
 
-class Group(click.Group):
+class Command(_Telling):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += _common()
+
+
+class Group(_Telling, click.Group):
     command_class = Command
     group_class = type
 

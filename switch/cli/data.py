@@ -16,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn
 
 from core_ext import Reader
 from switch.cli.base import Call, CliError, Command, cell, print_fields, progress
-from switch.cli.questions import read_model
+from switch.cli.questions import master_key, read_model
 from switch.config import Config
 from switch.flows import operations as ops
 from switch.journal import backup as backups
@@ -265,7 +265,7 @@ def _write_rows(file: TextIO, rows: Iterator[dict[str, Any]], form: str) -> None
 def project(call: Call, follow: bool, parent: int) -> None:
     """Bring the read model up to the journal's end; `serve` runs this with --follow."""
     config = call.config()
-    projector = Projector(config, existing_directory(config))
+    projector = Projector(config, existing_directory(config), master_key(config))
     try:
         if follow:
             trio.run(_follow, projector, parent)

@@ -149,11 +149,13 @@ class Result(msgspec.Struct):
 @click.option("--seconds", type=click.FloatRange(0.5, 600), default=10.0, show_default=True)
 @click.option("--terminals", type=click.IntRange(1, 1000), default=20, show_default=True)
 @click.option("--keep", is_flag=True, help="Keep node and directory afterwards, until Ctrl-C.")
+@click.option("--apart", is_flag=True, help="red, sicoop and ceibo as three processes.")
 @click.pass_obj
-def demo(call: Call, seconds: float, terminals: int, keep: bool) -> None:
+def demo(call: Call, seconds: float, terminals: int, keep: bool, apart: bool) -> None:
     """Show everything on loopback: a node, terminals, cards, cash-outs and deposits.
 
     Exit code 0: every answer was the expected one, and `verify` finds what the terminals were told.
+    With --apart: and the three processes tell one story, to the last guaraní.
     """
     if call.config_path is not None:
         raise click.UsageError("demo makes a configuration of its own; it takes no -c")
@@ -161,11 +163,16 @@ def demo(call: Call, seconds: float, terminals: int, keep: bool) -> None:
     console = Console(stderr=True)
     good = False
     try:
-        with console.status("making terminals and cards"):
-            world = prepare(directory, terminals, seconds)
-        result = trio.run(_perform, world, seconds, keep, console)
-        call.answer(result, lambda: _print_result(result))
-        good = result.ok
+        if apart:
+            from switch.cli import demo_apart  # which imports this module
+
+            good = demo_apart.run(call, directory, terminals, seconds, keep, console)
+        else:
+            with console.status("making terminals and cards"):
+                world = prepare(directory, terminals, seconds)
+            result = trio.run(_perform, world, seconds, keep, console)
+            call.answer(result, lambda: print_result(result))
+            good = result.ok
     finally:
         if good and not keep:
             shutil.rmtree(directory)
@@ -182,11 +189,17 @@ def prepare(directory: Path, terminals: int, seconds: float) -> World:
     """Make a node's directory with a network, branches, terminals and cards."""
     listeners = {f"listen_{name}": "127.0.0.1:0" for name in LISTENERS}
     config = setup.make(directory, node_name="demo", red_company="RED DEMO S.A.", **listeners)
+    cards, poor, uses = cards_wanted(terminals, seconds, config.tokens.step_s)
+    return trio.run(_provision, config, terminals, cards, poor, uses)
+
+
+def cards_wanted(terminals: int, seconds: float, step_s: int) -> tuple[int, int, int]:
+    """Cards with funds, cards without, and how often each is used."""
     operations = seconds * min(RATE_TERMINAL * terminals, RATE_MAX)
-    uses = min(STEPS_AT_ONCE + int(seconds) // config.tokens.step_s, CARD_USES_MAX)
+    uses = min(STEPS_AT_ONCE + int(seconds) // step_s, CARD_USES_MAX)
     cards = int(operations * MIX[0][1] * 1.1 / uses) + terminals
     poor = int(operations * 0.06 / uses) + (WRONG_PER_TERMINAL + 1) * terminals
-    return trio.run(_provision, config, terminals, cards, poor, uses)
+    return cards, poor, uses
 
 
 async def _provision(config: Config, terminals: int, cards: int, poor: int, uses: int) -> World:
@@ -244,6 +257,19 @@ async def running(config: Config, log: Path) -> AsyncIterator[Running]:
     command = [sys.executable, "-m", "switch", "serve", "-c", str(config.path)]
     for name in LISTENERS:  # said here as well: the environment may know other addresses
         command += ["--listen", f"{name}=127.0.0.1:0"]
+    async with serving(command, log) as (process, ready):
+        yield Running(process, ready)
+
+
+@asynccontextmanager
+async def serving(
+    command: list[str], log: Path
+) -> AsyncIterator[tuple[trio.Process, dict[str, list[Any]]]]:
+    """Run one `troncal serve` until the end of the block; the process, and where it listens.
+
+    Raises:
+        CliError: as `running`.
+    """
     # Not the terminal's process group: Ctrl-C is ours to handle.
     with _writing(log) as errors:
         process = await trio.lowlevel.open_process(
@@ -251,7 +277,7 @@ async def running(config: Config, log: Path) -> AsyncIterator[Running]:
             start_new_session=True,
         )  # fmt: skip
     try:
-        yield Running(process, await _ready(process, log))
+        yield process, await _ready(process, log)
         process.send_signal(signal.SIGTERM)
         with trio.move_on_after(STOP_S):
             await process.wait()
@@ -434,7 +460,7 @@ def _totp(seed: bytes, step: int, tokens: Tokens) -> str:
     )  # fmt: skip
 
 
-async def _traffic(
+async def traffic(
     world: World, address: tuple[str, int], seconds: float, tally: Tally, told: Callable[[], None]
 ) -> None:
     """Let all terminals work for a while; `told` is called now and then."""
@@ -462,23 +488,9 @@ async def _traffic(
 
 async def _perform(world: World, seconds: float, keep: bool, console: Console) -> Result:
     tally = Tally()
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[operations]} operations, {task.fields[approved]} approved"),
-    )  # fmt: skip
     async with running(world.config, world.config.path.parent / "serve.log") as node:
         console.print(f"metrics: {node.metrics}", highlight=False)
-        began = time.monotonic()
-        with progress(*columns) as bar:
-            task = bar.add_task("traffic", total=seconds, operations=0, approved=0)
-
-            def told() -> None:
-                bar.update(
-                    task, completed=time.monotonic() - began, operations=tally.operations,
-                    approved=tally.approved.total(),
-                )  # fmt: skip
-
-            await _traffic(world, node.terminals, seconds, tally, told)
+        await shown_traffic(world, node.terminals, seconds, tally)
         status = await admin.call(world.config.data, "status", {})
         groups = await _groups(node.metrics)
         if keep:
@@ -488,10 +500,36 @@ async def _perform(world: World, seconds: float, keep: bool, console: Console) -
     return _result(world, tally, status, groups, node.metrics, report)
 
 
+async def shown_traffic(
+    world: World, address: tuple[str, int], seconds: float, tally: Tally
+) -> None:
+    """`traffic` with a progress bar."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[operations]} operations, {task.fields[approved]} approved"),
+    )  # fmt: skip
+    began = time.monotonic()
+    with progress(*columns) as bar:
+        task = bar.add_task("traffic", total=seconds, operations=0, approved=0)
+
+        def told() -> None:
+            bar.update(
+                task, completed=time.monotonic() - began, operations=tally.operations,
+                approved=tally.approved.total(),
+            )  # fmt: skip
+
+        await traffic(world, address, seconds, tally, told)
+
+
 async def _wait_for_interrupt(config: Config, node: Running, console: Console) -> None:
     host, port = node.terminals
     console.print(f"the node goes on: terminals at {host}:{port}, {node.metrics}", highlight=False)
     console.print(f"configuration: {config.path}; Ctrl-C ends it", highlight=False)
+    await wait_for_interrupt()
+
+
+async def wait_for_interrupt() -> None:
+    """Wait for Ctrl-C or SIGTERM."""
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for _ in signals:
             return
@@ -551,7 +589,7 @@ def _problems(tally: Tally, status: dict[str, Any], report: checks.Report) -> li
     return problems
 
 
-def _print_result(result: Result) -> None:
+def print_result(result: Result) -> None:
     table = Table(title="Result", title_justify="left", show_header=False)
     table.add_column("what")
     table.add_column("figure", justify="right")

@@ -6,12 +6,15 @@ is, an answer means that the change is on disk.
 """
 
 import errno
-from collections.abc import AsyncIterator, Callable, Sequence
+import io
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import structlog
 import trio
 
 from switch.admin import SOCKET_NAME, Request, Response
@@ -19,6 +22,7 @@ from switch.cli.base import CliError
 from switch.clock import SystemClock
 from switch.config import Config
 from switch.node import Node
+from switch.ops import logs
 from switch.ops.keys import MasterKey
 from switch.provisioning import Provisioning, ProvisioningError
 
@@ -33,6 +37,17 @@ BATCH: Final = 500
 """Commands on a stopped directory between two commits, at most."""
 
 Command = tuple[str, dict[str, Any]]
+Carry = Callable[[str, dict[str, Any]], Awaitable[Any]]
+
+
+class _Stderr(io.StringIO):
+    """Whatever stderr is at the moment: stdout has the result, and nothing else."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -66,6 +81,21 @@ def provision_all(
     return trio.run(_provision_all, config, commands, progress)
 
 
+def ask_node(config: Config, command: str, **values: Any) -> Any:
+    """Ask the node that runs on the data directory what only a running one knows.
+
+    Raises:
+        ProvisioningError: refused.
+        CliError: no node runs there.
+    """
+    if not node_answers(config):
+        raise CliError(f"no node runs on {config.data}", f"troncal serve -c {config.path}")
+    (answer,) = trio.run(_through, config.data / SOCKET_NAME, [(command, values)], lambda n: None)
+    if isinstance(answer, Refusal):
+        raise ProvisioningError(answer.reason, answer.hint)
+    return answer
+
+
 def node_answers(config: Config) -> bool:
     """Tell whether a node runs on the data directory."""
     return trio.run(_answers, config.data / SOCKET_NAME)
@@ -75,17 +105,65 @@ def node_answers(config: Config) -> bool:
 async def opened(config: Config) -> AsyncIterator[Node]:
     """The node of a stopped data directory, in this process; durable at the end.
 
+    Open work stays as it is: to conclude it is for the node, which has the links to do it with.
+
     Raises:
         BlockingIOError: another process has the directory.
     """
+    if not structlog.is_configured():
+        logs.configure("warning", stream=_Stderr())
     master = MasterKey.load(config.file(config.node.master_key_file))
     node = Node(config, master, SystemClock(), config.data)
-    node.open()
+    node.open(conclude=False)  # what is open is finished by `serve`, with the roles it plays
     try:
         yield node
         node.store.commit()
     finally:
         node.close()
+
+
+@asynccontextmanager
+async def commands(config: Config) -> AsyncIterator[Carry]:
+    """Carry out commands one after the other, each durable when it is answered.
+
+    Raises:
+        BlockingIOError: another process has the directory, and no node answers for it.
+    """
+    path = config.data / SOCKET_NAME
+    if await _answers(path):
+        stream = await trio.open_unix_socket(str(path))
+        async with stream:
+
+            async def ask(command: str, values: dict[str, Any]) -> Any:
+                try:
+                    return _told(await _ask(stream, command, values))
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    raise CliError(
+                        "the node went away before it answered", "give the command again"
+                    ) from None
+
+            yield ask
+        return
+    async with opened(config) as node:
+        provisioning = Provisioning(node)
+
+        async def carry_out(command: str, values: dict[str, Any]) -> Any:
+            await trio.lowlevel.checkpoint()
+            step = node.begin()
+            try:
+                answer = provisioning.call(step, command, msgspec.to_builtins(values))
+            finally:
+                node.end(step)
+                node.store.commit()
+            return msgspec.to_builtins(answer)
+
+        yield carry_out
+
+
+def _told(answer: Any) -> Any:
+    if isinstance(answer, Refusal):
+        raise ProvisioningError(answer.reason, answer.hint)
+    return answer
 
 
 async def _provision_all(

@@ -9,14 +9,16 @@ from typing import Any, Final
 
 import click
 
-from switch.cli.base import Call, CliError, Command, local_time, print_fields, print_table
+from switch.cli.base import Call, CliError, Command, Group, local_time, print_fields, print_table
 from switch.cli.provision import node_answers, provision
 from switch.config import Config
 from switch.flows.states import RED
 from switch.journal import projector, queries
+from switch.ops.keys import MasterKey, MasterKeyError
 
-FOLLOWER_WAIT_S: Final = 3.0
+FOLLOWER_WAIT_S: Final = 10.0
 FOLLOWER_PAUSE_S: Final = 0.02
+STUCK_NS: Final = 300 * 1_000_000_000
 SINCE_NS_MAX: Final = 2**63 - 1
 STATES = tuple(sorted({state for (_, _), state in RED.items()}))
 SHOWN = (
@@ -35,7 +37,7 @@ def read_model(config: Config) -> Path:
         raise CliError(f"there is no data directory {directory}", "`troncal init` makes one")
     path = directory / projector.FILE_NAME
     if not node_answers(config):
-        follower = projector.Projector(config, directory)
+        follower = projector.Projector(config, directory, master_key(config))
         try:
             follower.catch_up()
         finally:
@@ -45,10 +47,20 @@ def read_model(config: Config) -> Path:
     give_up_at = time.monotonic() + FOLLOWER_WAIT_S
     while (seq := _progress(path)) < durable_seq and time.monotonic() < give_up_at:
         time.sleep(FOLLOWER_PAUSE_S)
+    if not seq:
+        raise CliError("the node has not made its read model yet", "try again in a moment")
     if seq < durable_seq:
         message = f"the read model is at record {seq} of {durable_seq}: newer ones are missing"
         click.echo(message, err=True)
     return path
+
+
+def master_key(config: Config) -> MasterKey | None:
+    """For the hashes that daily files have; None where it cannot be read here."""
+    try:
+        return MasterKey.load(config.file(config.node.master_key_file))
+    except MasterKeyError:
+        return None
 
 
 def _progress(path: Path) -> int:
@@ -79,10 +91,20 @@ def _since(_ctx: click.Context, _parameter: click.Parameter, value: str | None) 
 @click.option("--terminal", metavar="NNNNNNNN", help="Of this terminal only.")
 @click.option("--limit", type=click.IntRange(1, queries.ROWS_MAX), default=50, show_default=True)
 @click.option("--since", callback=_since, metavar="TIME", help="As 30m, 2h, 1d, or ISO 8601.")
+@click.option("--stuck", is_flag=True, help="What does not end by itself, the oldest first.")
 @click.pass_obj
-def operations(call: Call, state: str | None, terminal: str | None, limit: int, since: int) -> None:
-    """List the newest operations; documents are masked."""
+def operations(
+    call: Call, state: str | None, terminal: str | None, limit: int, since: int, stuck: bool
+) -> None:  # fmt: skip
+    """List the newest operations; documents are masked.
+
+    With --stuck: what has been owed, in doubt or held for five minutes, conflicts, open cases.
+    """
     path = read_model(call.config())
+    if stuck:
+        found = queries.stuck(path, time.time_ns() - STUCK_NS, limit)
+        call.answer(found, lambda: print_table(found, empty="nothing is stuck"))
+        return
     rows = queries.operations(path, state=state, terminal=terminal, limit=limit, since_ns=since)
     shown = [{name: row[name] for name in SHOWN if name in row} for row in rows]
     call.answer(rows, lambda: print_table(shown, empty="no operations"))
@@ -104,9 +126,27 @@ def operation(call: Call, number: str) -> None:
     call.answer(found, lambda: _print_operation(found))
 
 
+@click.group(cls=Group)
+def saf() -> None:
+    """Store and forward: what is owed to another role until it has acknowledged it."""
+
+
+@saf.command("list")
+@click.option("--limit", type=click.IntRange(1, queries.ROWS_MAX), default=1000, show_default=True)
+@click.pass_obj
+def saf_list(call: Call, limit: int) -> None:
+    """List confirmations, reversals and annulments that are owed, the oldest first.
+
+    `troncal links` shows how often a running node has tried.
+    """
+    rows = queries.owed(read_model(call.config()), limit)
+    call.answer(rows, lambda: print_table(rows, empty="nothing is owed"))
+
+
 def _print_operation(found: dict[str, Any]) -> None:
     timeline, annulments = found["timeline"], found["annulments"]
-    print_fields({k: v for k, v in found.items() if k not in ("timeline", "annulments")})
+    apart = ("timeline", "annulments", "case")
+    print_fields({k: v for k, v in found.items() if k not in apart})
     began_ns = timeline[0]["at_ns"] if timeline else 0
     rows = [
         {
@@ -120,3 +160,5 @@ def _print_operation(found: dict[str, Any]) -> None:
     print_table(rows, "Time line")
     if annulments:
         print_table([{n: a.get(n) for n in SHOWN} for a in annulments], "Annulments")
+    if "case" in found:
+        print_fields({f"case {name}": value for name, value in found["case"].items()})

@@ -53,6 +53,7 @@ def _listeners(
 @click.pass_obj
 def serve(call: Call, roles: list[str], listeners: dict[str, str]) -> None:
     """Run the switch. SIGTERM drains (at most 10 s) and exits 0; a second signal exits at once.
+    SIGHUP reads the configuration again, as `troncal reload` does.
 
     Prints one line, `ready {…}` with the addresses, once all listeners are open. Logs go to stderr.
     """
@@ -68,7 +69,7 @@ def serve(call: Call, roles: list[str], listeners: dict[str, str]) -> None:
 async def run(config: Config) -> None:
     """Serve until SIGTERM or SIGINT, and return once all is drained and durable."""
     app = App(config, MasterKey.load(config.file(config.node.master_key_file)))
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_obey, app, signals)
             await app.run(on_ready=_say_ready)
@@ -77,6 +78,9 @@ async def run(config: Config) -> None:
 
 async def _obey(app: App, signals: AsyncIterator[int]) -> None:
     async for number in signals:
+        if number == signal.SIGHUP:
+            app.hang_up()
+            continue
         if app.stop.is_set():
             # Whoever asks twice does not want to wait: the journal makes this safe at any time.
             os._exit(128 + number)

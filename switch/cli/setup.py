@@ -85,6 +85,7 @@ def check_config(call: Call) -> None:
     try:
         config = call.config()
         _check_master_key(config)
+        _check_with_registry(config)
     except ConfigError as error:
         if call.json:
             call.answer({"ok": False, "mistakes": error.mistakes}, lambda: None)
@@ -94,6 +95,16 @@ def check_config(call: Call) -> None:
         raise CliError("\n".join([f"{count} {noun}", *error.lines()])) from None
     answer = {"ok": True, "config": str(config.path), "mistakes": []}
     call.answer(answer, lambda: click.echo(f"{config.path} is good"))
+
+
+def _check_with_registry(config: Config) -> None:
+    """Raises: ConfigError where the file names hosts that are not in the data directory."""
+    # Most files need no data: a directory is not opened, and perhaps recovered, for nothing.
+    asks = config.links or config.routes or "ceibo" not in config.node.roles
+    if asks and (config.data / "journal").is_dir():
+        from switch.cli.links import check_with_registry
+
+        check_with_registry(config)
 
 
 def _check_master_key(config: Config) -> None:

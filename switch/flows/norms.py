@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from protocols.currencies import BY_NUMBER, CURRENCIES, Currency
+
 AMOUNT_MAX: Final = 999_999_999_999
 """DE4 has twelve digits."""
 
@@ -252,49 +254,6 @@ def declaration(value: Mapping[str, str]) -> dict[str, str]:
 # ---- money ---------------------------------------------------------------------------------------
 
 
-class Currency(NamedTuple):
-    """A currency of ISO 4217.
-
-    Attributes:
-        code: alphabetic code.
-        number: numeric code, three digits.
-        exponent: decimal places of the minor unit; amounts are integers in that unit.
-        symbol: ASCII, for tickets and screens.
-    """
-
-    code: str
-    number: str
-    exponent: int
-    symbol: str
-
-
-CURRENCIES: Final[Mapping[str, Currency]] = {
-    row.code: row
-    for row in (
-        Currency("ARS", "032", 2, "AR$"),
-        Currency("BOB", "068", 2, "Bs."),
-        Currency("BRL", "986", 2, "R$"),
-        Currency("CLP", "152", 0, "CLP$"),
-        Currency("COP", "170", 2, "COL$"),
-        Currency("CRC", "188", 2, "CRC"),
-        Currency("CUP", "192", 2, "CUP$"),
-        Currency("DOP", "214", 2, "RD$"),
-        Currency("GTQ", "320", 2, "Q"),
-        Currency("HNL", "340", 2, "L"),
-        Currency("MXN", "484", 2, "MX$"),
-        Currency("NIO", "558", 2, "C$"),
-        Currency("PAB", "590", 2, "B/."),
-        Currency("PEN", "604", 2, "S/"),
-        Currency("PYG", "600", 0, "Gs."),
-        Currency("SVC", "222", 2, "SVC"),
-        Currency("USD", "840", 2, "US$"),
-        Currency("UYU", "858", 2, "$U"),
-        Currency("VES", "928", 2, "Bs.D"),
-    )
-}
-_BY_NUMBER: Final = {row.number: row for row in CURRENCIES.values()}
-
-
 def currency(value: str) -> Currency:
     """Return the currency of an alphabetic code. Raises: FieldError."""
     found = CURRENCIES.get(value) if isinstance(value, str) else None
@@ -305,7 +264,7 @@ def currency(value: str) -> Currency:
 
 def currency_by_number(value: str) -> Currency:
     """Return the currency of a numeric code, three digits as in DE49. Raises: FieldError."""
-    found = _BY_NUMBER.get(value) if isinstance(value, str) else None
+    found = BY_NUMBER.get(value) if isinstance(value, str) else None
     if found is None:
         raise FieldError("currency")
     return found

@@ -32,6 +32,10 @@ SICOOP_OPERATIONS = 30
 SICOOP_BY_OPERATION = 31
 CEIBO_HOLDS = 40
 VOUCHERS = 41
+FILES = 50
+CASES = 51
+WINDOWS = 52
+ADJUSTMENTS = 53
 
 
 class RedOperation(Struct, array_like=True, gc=False):
@@ -110,10 +114,15 @@ class SicoopOperation(Struct, array_like=True, gc=False):
     depositor: str = ""
     declaration: dict[str, str] = msgspec.field(default_factory=dict)
     history: list[tuple[str, int]] = msgspec.field(default_factory=list)
+    issuer: str = ""  # link of the issuer it went to; empty: the ceibo of this process
 
 
 class CeiboHold(Struct, array_like=True, gc=False):
-    """ceibo's side: the decision about one hold, and what became of it."""
+    """ceibo's side: the decision about one hold, and what became of it.
+
+    `link` is the host that asked for it, empty where that is the sicoop of this process. `firsts`
+    holds, per kind of message, what its repeats are compared in, and its first answer's code.
+    """
 
     network: str
     operation: str
@@ -139,6 +148,9 @@ class CeiboHold(Struct, array_like=True, gc=False):
     token_step: int = 0
     internal: str = ""  # the exact reason, for audit and the app, never for the till
     history: list[tuple[str, int]] = msgspec.field(default_factory=list)
+    link: str = ""
+    firsts: dict[str, tuple[int, str]] = msgspec.field(default_factory=dict)
+    balances: tuple[int, ...] = ()  # ledger and available, where the answer told them
 
 
 class Shift(Struct, array_like=True):
@@ -165,6 +177,102 @@ class Voucher(Struct, array_like=True):
     state: str = "active"  # active, redeemed, expired, cancelled
     hold: bytes = b""  # ledger id of the hold placed at issue, empty where none is
     channels: tuple[str, ...] = ("cash_out",)
+
+
+class FileRecord(Struct, array_like=True):
+    """A daily file at sicoop, the version in force; its key is network and date.
+
+    `business_date` is yyyymmdd. `state`: `reading`, then `done`. `counts`: what its lines came to.
+    `graced`: the grace time is over and what it has no line of is released.
+    """
+
+    network: str
+    business_date: str
+    version: int
+    sha256: str
+    details: int
+    cash_out: int
+    deposit: int
+    commission: int
+    state: str = "reading"
+    taken_ns: int = 0
+    counts: dict[str, int] = msgspec.field(default_factory=dict)
+    graced: bool = False
+
+
+class Case(Struct, array_like=True):
+    """A difference that people decide about, or what two persons decided; its key is the reference.
+
+    `version`: of the file that opened it, 0: none did. `state`: open or closed. `evidence` names
+    the attached file, which is kept under its SHA-256.
+    """
+
+    reference: str
+    network: str
+    business_date: str
+    difference: str
+    state: str = "open"
+    opened_ns: int = 0
+    version: int = 0
+    red_state: str = ""
+    red_amount: int = 0
+    sicoop_state: str = ""
+    sicoop_amount: int = 0
+    outcome: str = ""
+    closed_ns: int = 0
+    author: str = ""
+    second: str = ""
+    reason: str = ""
+    evidence: str = ""
+    evidence_sha256: str = ""
+
+
+class WindowPosition(Struct, array_like=True):
+    """What one network owes (positive) or is owed by a window, and when that was settled.
+
+    `debits`, `credits`: of the window, settlements and what came before left out.
+    """
+
+    name: str  # `net:0012` or `issuer:ceibo`
+    amount: int
+    debits: int
+    credits: int
+    settled_ns: int = 0
+    bank: str = ""
+    author: str = ""
+    second: str = ""
+
+
+class Window(Struct, array_like=True):
+    """A settlement window. `state`: CLOSED, PENDING_SETTLEMENT, SETTLED; the newest is followed by
+    an open one, which has no record. Its positions sum to zero. `totals`, `settled`: debits and
+    credits of the accounts when it was closed, and those of all settlements until then."""
+
+    number: int
+    currency: str
+    closed_ns: int
+    state: str
+    positions: list[WindowPosition]
+    opened_ns: int = 0
+    totals: dict[str, tuple[int, int]] = msgspec.field(default_factory=dict)
+    settled: dict[str, tuple[int, int]] = msgspec.field(default_factory=dict)
+
+
+class Adjustment(Struct, array_like=True):
+    """A manual correction: a new balanced entry that two persons answer for."""
+
+    number: int
+    at_ns: int
+    account: str  # `net:0012` or `card:card-000001`
+    amount: int
+    direction: str  # credit or debit of that account
+    currency: str
+    author: str
+    second: str
+    reason: str
+    evidence: str
+    evidence_sha256: str
+    reference: str = ""
 
 
 T = TypeVar("T")
@@ -224,3 +332,7 @@ decode_sicoop = msgspec.msgpack.Decoder(SicoopOperation).decode
 decode_ceibo = msgspec.msgpack.Decoder(CeiboHold).decode
 decode_shift = msgspec.msgpack.Decoder(Shift).decode
 decode_voucher = msgspec.msgpack.Decoder(Voucher).decode
+decode_file = msgspec.msgpack.Decoder(FileRecord).decode
+decode_case = msgspec.msgpack.Decoder(Case).decode
+decode_window = msgspec.msgpack.Decoder(Window).decode
+decode_adjustment = msgspec.msgpack.Decoder(Adjustment).decode

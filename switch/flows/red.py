@@ -75,20 +75,32 @@ from switch.flows.states import (
 from switch.flows.step import Origin, Step
 
 REPEAT_OVER_MIDNIGHT_NS = 600 * 1_000_000_000  # rule R7: the last ten minutes of the day before
+ASKERS_MAX = 4096  # holder questions that wait for a platform in another process
 LOOK_BACK_DAYS = 4  # `original` names the newest operation with that trace, retention 72 h
 
 _SIMILAR = Notice("Operación similar pendiente.", "warning")
+_AWAY = Notice("Servicio en mantenimiento.", "warning")
 _AGAIN = frozenset(("68", "91", "96"))  # answers of a platform that decide nothing: ask again
 _ACCEPTED = frozenset(("00", "21", "25"))
 
 TerminalAnswer = Answer | HolderAnswer | Error
 
+NOT_SENT = NetworkAnswer(0, "91", UNSET, "EMISOR_NO_DISPONIBLE")
+"""Stands for the answer of a sicoop that could not be reached, certain that nothing was sent."""
+
 
 class Platform(Protocol):
-    """The way to sicoop. None: the answer comes later, through `Red.on_platform_answer`."""
+    """The way to sicoop. None: the answer comes later, through `Red.on_platform_answer`.
+
+    Attributes:
+        forwards: the way itself sends again what is owed until it is answered; else the flow does.
+    """
+
+    @property
+    def forwards(self) -> bool: ...
 
     def ask(
-        self, step: Step, network: str, message: NetworkRequest
+        self, step: Step, network: str, message: NetworkRequest, *, key: str = ""
     ) -> NetworkAnswer | StatusAnswer | HolderAnswer | None: ...
 
 
@@ -120,6 +132,9 @@ class Red:
         self._table = ops.Table(records, ops.RED_OPERATIONS, ops.decode_red, _is_open)
         self.flush = self._table.flush
         self._waiting: dict[str, list[tuple[Origin | None, int]]] = {}
+        self._inquired: set[str] = set()  # started by an earlier process; sicoop is asked about
+        self._askers: dict[str, tuple[Origin | None, int | UnsetType]] = {}  # of a `holder`
+        self._asked = 0
         # Newest operation of each terminal, only to warn of one that is typed again (I05).
         self._typed: dict[str, tuple[tuple[object, ...], str]] = {}
         self._heading = lru_cache(maxsize=65536)(self._make_heading)
@@ -139,7 +154,7 @@ class Red:
                 case Annul():
                     return self._annul(step, terminal, message, origin)
                 case Holder():
-                    return self._holder(step, terminal, message)
+                    return self._holder(step, terminal, message, origin)
                 case ShiftOpen():
                     return self._shifts.open(step, terminal, message)
                 case ShiftClose():
@@ -153,6 +168,34 @@ class Red:
         """State of a registered operation, for status inquiries of sicoop."""
         operation = self._load(reference)
         return DESCONOCIDA if operation is None else operation.state
+
+    def reconfigure(self, config: Config) -> None:
+        """Go on with another configuration; what is decided already stays as it is."""
+        self._config = config
+        self._heading.cache_clear()
+
+    def attach(self, platform: Platform) -> None:
+        """Make known a platform in another process."""
+        self._platform = platform
+
+    def debt(self, key: str) -> tuple[str, Confirm | Reverse | AnnulRegistered] | None:
+        """What sicoop is still asked for under the key of a record, with the network that asks;
+        None: nothing."""
+        operation = self._load(key)
+        if operation is None or not operation.owed:
+            return None
+        return operation.network, _debt(operation)
+
+    @property
+    def platform(self) -> Platform:
+        """The way to sicoop that is in use."""
+        return self._platform
+
+    def first_answer(self, reference: str) -> Answer:
+        """The answer to who asked for an operation that was just registered."""
+        operation = self._load(reference)
+        assert operation is not None, "an operation that was just registered"
+        return self._first_answer(operation)
 
     def unfinished(self) -> Iterator[RedOperation]:
         """What a stop left open, each as it stands when its turn comes."""
@@ -168,13 +211,44 @@ class Red:
 
     def _recover_started(self, step: Step, operation: RedOperation) -> None:
         """A decline that could not be stored is registered now (X012); all else is an error."""
-        answer = self._platform.ask(step, operation.network, Status(0, operation.reference))
-        if isinstance(answer, StatusAnswer) and answer.state == RECHAZADA:
-            operation.code = optional(answer.code) or "05"
+        answer = self._platform.ask(
+            step, operation.network, Status(0, operation.reference), key=operation.reference
+        )
+        if answer is None and self._platform.forwards:  # it will say, or be silent
+            self._inquired.add(operation.reference)
+            step.arm("red", "status", operation.reference, self._config.budgets.red_s)
+        elif isinstance(answer, StatusAnswer):
+            self._conclude_started(step, operation, answer.state, answer.code)
+        else:
+            self._conclude_started(step, operation, DESCONOCIDA, UNSET)
+
+    def _conclude_started(
+        self, step: Step, operation: RedOperation, state: str, code: str | UnsetType
+    ) -> None:
+        if state == RECHAZADA:
+            operation.code = optional(code) or "05"
             operation.key = KEY_OF_CODE.get(operation.code, "NO_APROBADA")
             self._move(operation, "declined", step)
         else:
             self._fail(step, operation, "ERROR", "timeout")
+
+    def on_platform_state(
+        self, step: Step, reference: str, state: str, code: str | UnsetType
+    ) -> None:
+        """State at a sicoop in another process of what a stop left open; DESCONOCIDA where it does
+        not say: then it is reversed there. A terminal may have sent it again meanwhile."""
+        if reference not in self._inquired:
+            return
+        self._inquired.discard(reference)
+        step.disarm("red", "status", reference)
+        operation = self._load(reference)
+        if operation is None or operation.state != INICIADA:
+            return
+        self._conclude_started(step, operation, state, code)
+        if operation.owed:
+            self._settle(step, operation)
+        self._store(operation)
+        self._reply_all(step, operation)
 
     # ---- cash_out and deposit
 
@@ -206,7 +280,7 @@ class Red:
             depositor=operation.depositor or UNSET,
             declaration=operation.declaration or UNSET,
         )
-        answer = self._platform.ask(step, terminal.network, request)
+        answer = self._platform.ask(step, terminal.network, request, key=operation.reference)
         if answer is None:
             self._waiting[operation.reference] = [(origin, m.trace)]
             self._store(operation)
@@ -216,6 +290,7 @@ class Red:
         assert isinstance(answer, NetworkAnswer)
         self._decide(step, operation, answer)
         self._note_newest(operation, step)
+        self._tell_of_maintenance(step, operation, origin)
         return self._first_answer(operation)
 
     def _opened(self, step: Step, terminal: Terminal, m: CashOut | Deposit) -> RedOperation:
@@ -306,13 +381,21 @@ class Red:
         return "NO_HABILITADO"
 
     def on_platform_answer(
-        self, step: Step, reference: str, answer: NetworkAnswer, what: str = "hold"
+        self,
+        step: Step,
+        reference: str,
+        answer: NetworkAnswer | HolderAnswer,
+        what: str = "hold",
     ) -> None:
-        """An answer of a sicoop in another process, to a `hold` or to what was owed to it.
+        """An answer of a sicoop in another process: to a `hold`, to what was owed to it, or to a
+        `holder` under the key of the question.
 
         That of a hold counts for nothing after the deadline. That of an `annul` comes under the
         reference of what is annulled.
         """
+        if isinstance(answer, HolderAnswer):
+            self._answer_holder(step, reference, answer)
+            return
         operation = self._load(reference)
         if what == "annul" and operation is not None:
             operation = self._load(operation.annulment)
@@ -335,6 +418,9 @@ class Red:
         A hold: no cash, and whatever it did is to be undone. An annulment: the terminal is told
         that it goes on. What is owed is sent again.
         """
+        if kind == "holder":
+            self._answer_holder(step, reference, HolderAnswer("91"))
+            return
         operation = self._load(reference)
         if operation is None:
             return
@@ -345,7 +431,11 @@ class Red:
                 if not operation.owed:
                     self._reply_all(step, operation)
         elif operation.state == INICIADA:
+            if kind == "status":
+                self.on_platform_state(step, reference, DESCONOCIDA, UNSET)
+                return
             if kind == "hold":
+                step.disarm("red", "hold", reference)
                 self._fail(step, operation, "EMISOR_NO_DISPONIBLE", "timeout")
                 self._settle(step, operation)
                 self._store(operation)
@@ -368,6 +458,8 @@ class Red:
             self._move(operation, "approved", step)
             self._shifts.moved(operation, operation.cashier, 1)
             self._settle(step, operation)
+        elif answer is NOT_SENT or operation.key == "MANTENIMIENTO":  # nothing to undo (X105)
+            self._move(operation, "failed", step)
         elif answer.code == "21":  # it came after its own reversal: there is nothing left to undo
             operation.code, operation.key = CODES["ERROR"].code, "ERROR"
             self._move(operation, "failed", step)
@@ -383,7 +475,9 @@ class Red:
     # ---- what is owed to sicoop: sent again until it is acknowledged (rule R2)
 
     def _settle(self, step: Step, operation: RedOperation) -> None:
-        answer = self._platform.ask(step, operation.network, _debt(operation))
+        answer = self._platform.ask(
+            step, operation.network, _debt(operation), key=operation.reference
+        )
         if answer is None:
             self._again(step, operation)
         else:
@@ -391,6 +485,8 @@ class Red:
             self._paid(step, operation, answer)
 
     def _again(self, step: Step, operation: RedOperation) -> None:
+        if self._platform.forwards:
+            return
         operation.attempts += 1
         if is_stuck(operation.attempts):
             step.alarm("owed_stuck", operation.reference, operation.owed)
@@ -584,13 +680,29 @@ class Red:
             return _unknown(m.trace, m.original, m.kind)
         return self._answer(operation, m.trace, duplicate=True, original=operation.trace)
 
-    def _holder(self, step: Step, terminal: Terminal, m: Holder) -> HolderAnswer:
+    def _holder(
+        self, step: Step, terminal: Terminal, m: Holder, origin: Origin | None
+    ) -> HolderAnswer | None:
         identity = norms.identity(m.document_type, optional(m.document), optional(m.phone))
-        request = NetworkHolder(0, m.document_type, **identity_fields(identity))
-        answer = self._platform.ask(step, terminal.network, request)
-        if not isinstance(answer, HolderAnswer):
+        if len(self._askers) >= ASKERS_MAX:
             return HolderAnswer("91", m.trace)
-        return HolderAnswer(answer.code, m.trace, name=answer.name, cards=answer.cards)
+        request = NetworkHolder(0, m.document_type, **identity_fields(identity))
+        self._asked += 1
+        key = f"holder-{self._asked}"
+        answer = self._platform.ask(step, terminal.network, request, key=key)
+        if answer is None:
+            self._askers[key] = (origin, m.trace)
+            step.arm("red", "holder", key, self._config.budgets.red_s)
+            return None
+        assert isinstance(answer, HolderAnswer)
+        return _told_holder(answer, m.trace)
+
+    def _answer_holder(self, step: Step, key: str, answer: HolderAnswer) -> None:
+        """Who the holder is, from another process; after the deadline nobody waits for it."""
+        step.disarm("red", "holder", key)
+        origin, trace = self._askers.pop(key, (None, UNSET))
+        if origin is not None:
+            step.reply(origin, _told_holder(answer, trace))
 
     def _find(self, terminal: Terminal, trace: int, now_ns: int) -> RedOperation | None:
         """The terminal's newest operation with that trace."""
@@ -634,7 +746,14 @@ class Red:
         waiting = self._waiting.pop(operation.reference, [])
         for position, (origin, trace) in enumerate(waiting):
             if origin is not None:
+                self._tell_of_maintenance(step, operation, origin)
                 step.reply(origin, self._answer(operation, trace, duplicate=position > 0))
+
+    def _tell_of_maintenance(
+        self, step: Step, operation: RedOperation, origin: Origin | None
+    ) -> None:
+        if operation.key == "MANTENIMIENTO" and origin is not None:
+            step.reply(origin, _AWAY)
 
     def _ticket(
         self, operation: RedOperation, annulment: RedOperation | None, duplicate: bool
@@ -741,6 +860,10 @@ def _debt(operation: RedOperation) -> Confirm | Reverse | AnnulRegistered:
             return Reverse(0, o.reference, o.amount, o.reason)  # type: ignore[arg-type]
         case _:
             return AnnulRegistered(0, o.original, o.amount, o.supervisor)
+
+
+def _told_holder(answer: HolderAnswer, trace: int | UnsetType) -> HolderAnswer:
+    return HolderAnswer(answer.code, trace, name=answer.name, cards=answer.cards)
 
 
 def _unknown(trace: int | UnsetType, original: int | UnsetType, kind: str = "cash_out") -> Answer:

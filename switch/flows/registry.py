@@ -15,13 +15,18 @@ from switch.flows import operations as ops
 
 
 class PeerKeyRecord(Struct, array_like=True):
-    """One version of a peer's secret, sealed. `until_ns` 0: no end; else the overlap's end."""
+    """One version of a peer's secret, sealed. `until_ns` 0: no end; else the overlap's end.
+
+    `used_from_ns`, of a host's key that was made here: until then the one before it is used for
+    what we send, unless the host has used this one. Accepted it is from the start. 0: used at once.
+    """
 
     version: int
     sealed: bytes
     algorithm: str
     added_ns: int
     until_ns: int = 0
+    used_from_ns: int = 0
 
 
 class Network(Struct, array_like=True):
@@ -89,8 +94,15 @@ class Card(Struct, array_like=True):
     created_ns: int = 0
 
 
+OWN_DIALECT = "ceibo"
+"""What issuers and their clients speak; a bank's host is no client of ceibo."""
+
+
 class Host(Struct, array_like=True):
-    """An ISO 8583 peer: a processor's client or a bank, with its sealed keys by purpose."""
+    """An ISO 8583 peer: a processor's client or a bank, with its sealed keys by purpose.
+
+    `proved`: it has signed on, or answered our sign-on, so it has keys that we have too.
+    """
 
     name: str
     dialect: str
@@ -101,6 +113,12 @@ class Host(Struct, array_like=True):
     mac_keys: list[PeerKeyRecord] = msgspec.field(default_factory=list)
     data_keys: list[PeerKeyRecord] = msgspec.field(default_factory=list)
     zone_keys: list[PeerKeyRecord] = msgspec.field(default_factory=list)
+    proved: bool = False
+
+    @property
+    def is_own(self) -> bool:
+        """It speaks as issuers and their clients do; banks do not, and are only dialled."""
+        return self.dialect == OWN_DIALECT or self.dialect.endswith(".toml")
 
 
 Entity = Network | Branch | Terminal | Cashier | Person | Card | Host
@@ -213,6 +231,13 @@ class Registry:
         number = 1 if found is None else int(found) + 1
         self._records.put(ops.META, key, b"%d" % number)
         return number
+
+    def flag(self, name: str) -> bool:
+        """A durable switch; off where it was never set."""
+        return self._records.get(ops.META, name.encode()) == b"1"
+
+    def put_flag(self, name: str, on: bool) -> None:
+        self._records.put(ops.META, name.encode(), b"1" if on else b"0")
 
     def _load(self, kind: type[_E], key: str) -> _E | None:
         found = self._records.get(_SPACES[kind], key.encode())

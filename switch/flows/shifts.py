@@ -33,6 +33,10 @@ class Shifts:
         self._ledger = ledger
         self._vault = vault
 
+    def reconfigure(self, config: Config) -> None:
+        """Go on with another configuration; what is decided already stays as it is."""
+        self._config = config
+
     @property
     def listed(self) -> bool:
         return self._config.node.cashiers == "listed"

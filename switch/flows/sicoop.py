@@ -76,6 +76,7 @@ ACCOUNT_NET = 20
 ACCOUNT_ISSUER = 21
 ACCOUNT_SETTLEMENT = 22
 
+CEIBO = "ceibo"  # the issuer of this process, as the link to it would be called
 ASK_NETWORK = 1
 OPERATION_COUNTER = b"operation"
 ALARM_PERCENT = (80, 90, 100)
@@ -89,29 +90,68 @@ _BY_RESULT: dict[Result, str] = {
     Result.JOURNAL_FULL: "ERROR",
     Result.FENCED: "ERROR",
 }
-_OPEN = frozenset((RECIBIDA, ENVIADA, RESERVADA, RESPONDIDA, CONFIRMADA))
+_OPEN = frozenset((RECIBIDA, ENVIADA, RESERVADA, RESPONDIDA, CONFIRMADA, CONFLICTO))
 _SHUT = frozenset((RECHAZADA, VENCIDA, TUMBA, REVERSADA, REVERSANDO))
 _UNDONE = frozenset((TUMBA, REVERSADA, REVERSANDO))
 _SETTLED = frozenset((CONFIRMADA, CAPTURADA, CONCILIADA))
 _AGAIN = frozenset(("68", "91", "96"))  # answers of an issuer that decide nothing: ask again
 _RELEASED = frozenset(("00", "21", "25"))
+# What red's word about an operation that it neither confirmed nor reversed comes to (X138).
+_PAID_OUT = frozenset((REGISTRADA, ENTREGADA))
+_GIVEN_UP = frozenset((ERROR, RECHAZO_REGISTRADO, DESCONOCIDA))
+UNCONFIRMED_ALARMS_S = (300, 3600)  # X139: the network is out of reach and nobody confirms
+ASKERS_MAX = 4096  # holder questions that wait for an issuer in another process
 
-Near = Callable[[Step, str, NetworkAnswer, str], None]
-"""(step, reference, answer, what): tell the red of this process an answer that was not ready."""
+_About = Hold | Confirm | Reverse | AnnulRegistered | Status  # requests with a reference
+
+Near = Callable[[Step, str, NetworkAnswer | HolderAnswer, str], None]
+"""(step, key, answer, what): tell the red of this process an answer that was not ready."""
 
 
 class Issuer(Protocol):
-    """The way to ceibo. None: the answer comes later, through `Sicoop.on_issuer_answer`."""
+    """The ways to the issuers, each by the name of its link; "" is the ceibo of this process.
+
+    Attributes:
+        closed: maintenance was announced: new operations are refused.
+    """
+
+    @property
+    def closed(self) -> bool: ...
+
+    def choose(
+        self, step: Step, operation: str, network: str, amount: int = 0, currency: str = ""
+    ) -> str:
+        """The way of a new operation of this kind."""
+        ...
+
+    def forwards(self, link: str) -> bool:
+        """True: the way itself sends again what is owed until it is answered; else the flow."""
+        ...
 
     def ask(
-        self, step: Step, message: IssuerHold | IssuerCapture | IssuerRelease | IssuerHolder
-    ) -> IssuerAnswer | HolderAnswer | None: ...
+        self,
+        step: Step,
+        message: IssuerHold | IssuerCapture | IssuerRelease | IssuerHolder,
+        key: str = "",
+        link: str = "",
+    ) -> IssuerAnswer | HolderAnswer | None:
+        """None: the answer comes later, under the `key` of the question."""
+        ...
+
+
+class Networks(Protocol):
+    """The way to networks in other processes, for what sicoop asks by itself."""
+
+    def ask(self, step: Step, network: str, message: Status) -> bool:
+        """False: that network cannot be reached now. Answers: `Sicoop.on_network_state`."""
+        ...
 
 
 class Sicoop:
     """sicoop's decisions. `ask` takes a network's request and answers, or None: later."""
 
     spaces = (ops.SICOOP_OPERATIONS, ops.SICOOP_BY_OPERATION)
+    forwards = False  # as the platform of a red in this process: what is owed it answers at once
 
     def __init__(
         self,
@@ -136,33 +176,41 @@ class Sicoop:
         self._batch = Batch()
         self._table = ops.Table(records, ops.SICOOP_OPERATIONS, ops.decode_sicoop, _is_open)
         self.flush = self._table.flush
-        self._last_operation = 0
         self._nets: dict[str, bytes] = {}
         self._waiting: dict[str, list[tuple[Origin | None, int]]] = {}
         self._near: Near | None = None
+        self._networks: Networks | None = None
+        self._askers: dict[str, tuple[Origin | None, int, str]] = {}  # of a `holder`, by our key
+        self._asked = 0
         self._alarmed: dict[str, int] = {}  # network -> highest percentage already told
 
     def ask(
-        self, step: Step, network: str, message: NetworkRequest, origin: Origin | None = None
+        self,
+        step: Step,
+        network: str,
+        message: NetworkRequest,
+        origin: Origin | None = None,
+        key: str = "",
     ) -> NetworkAnswer | StatusAnswer | HolderAnswer | None:
         """Handle one request of the network whose session it came through.
 
         With an `origin` it comes from another process: its fields are brought into their normal
-        form first, and its clock must agree with ours.
+        form first, and its clock must agree with ours. Without one, `key` is what the red of this
+        process will know a later answer by.
         """
         try:
             if origin is not None:
                 message = normalised(message)
+            if isinstance(message, NetworkHolder):
+                return self._holder(step, network, message, origin, key)
             return self._handle(step, network, message, origin)
         except FieldError as bad:
             reference = getattr(message, "reference", UNSET)
             return NetworkAnswer(message.id, "30", reference, "FORMATO", field=bad.field)
 
     def _handle(
-        self, step: Step, network: str, message: NetworkRequest, origin: Origin | None
-    ) -> NetworkAnswer | StatusAnswer | HolderAnswer | None:
-        if isinstance(message, NetworkHolder):
-            return self._holder(step, message)
+        self, step: Step, network: str, message: _About, origin: Origin | None
+    ) -> NetworkAnswer | StatusAnswer | None:
         if message.reference[:4] != network:
             step.audit(network, "reference", message.reference, "63", "other network", True)
             return NetworkAnswer(message.id, "63", message.reference, "SEGURIDAD")
@@ -184,14 +232,44 @@ class Sicoop:
             case Status():
                 return self._status(message)
 
-    def attach(self, near: Near) -> None:
-        """Make known the red of this process, which asks without an origin."""
-        self._near = near
+    def reconfigure(self, config: Config) -> None:
+        """Go on with another configuration; what is decided already stays as it is."""
+        self._config = config
+
+    def attach(
+        self,
+        near: Near | None = None,
+        *,
+        issuer: Issuer | None = None,
+        networks: Networks | None = None,
+    ) -> None:
+        """Make known the red of this process, which asks without an origin; an issuer, and
+        networks, in others."""
+        self._near = near or self._near
+        self._issuer = issuer or self._issuer
+        self._networks = networks or self._networks
+
+    @property
+    def issuer(self) -> Issuer:
+        """The way to ceibo that is in use."""
+        return self._issuer
 
     def reference_of(self, operation: str) -> str | None:
         """Reference of an operation's number, for answers of an issuer in another process."""
         found = self._records.get(ops.SICOOP_BY_OPERATION, operation.encode())
         return None if found is None else found.decode()
+
+    def state_of(self, network: str, operation: str) -> str:
+        """State of an operation by its number, for an issuer that asks; "" where it is not known
+        under that network."""
+        reference = self.reference_of(operation)
+        found = None if reference is None else self._load(reference)
+        return "" if found is None or found.network != network else found.state
+
+    def debt(self, reference: str) -> IssuerCapture | IssuerRelease | None:
+        """What the issuer is still asked for about an operation; None: nothing."""
+        operation = self._load(reference)
+        return None if operation is None or not operation.owed else _debt(operation)
 
     def unfinished(self) -> Iterator[SicoopOperation]:
         """What a stop left open, each as it stands when its turn comes."""
@@ -201,7 +279,8 @@ class Sicoop:
         """Finish one of them. `at_red` is its state in the register of a red in this process.
 
         Until RESPONDIDA sicoop releases on its own authority; a RESPONDIDA that red registered is
-        captured, one that red gave up is released; without a red here it waits, unchanged.
+        captured, one that red gave up is released; without a red here it waits, unchanged, and its
+        network is asked.
         """
         if operation.state in (RECIBIDA, ENVIADA):
             self._time_out(step, operation)
@@ -209,6 +288,8 @@ class Sicoop:
             self._undo(step, operation, "timeout")
         elif operation.owed:
             self._pay(step, operation)
+        elif operation.state == CONFLICTO:
+            return  # two persons decide
         elif operation.state == CONFIRMADA:
             self._owe(step, operation, "capture")
         elif at_red in (REGISTRADA, ENTREGADA):
@@ -218,6 +299,8 @@ class Sicoop:
         elif at_red in (ERROR, RECHAZO_REGISTRADO):
             self._undo(step, operation, "registration_failed")
         else:
+            if operation.state == RESPONDIDA:
+                self._expect_confirmation(step, operation)
             return
         self._store(operation)
 
@@ -304,6 +387,8 @@ class Sicoop:
         if not self._enabled(operation):
             step.audit(operation.network, "hold", m.reference, "58", "disabled", True)
             return "NO_HABILITADO"
+        if self._issuer.closed:
+            return "MANTENIMIENTO"
         network = self._registry.network(operation.network)
         assert network is not None, "enabled networks exist"
         if network.currency != m.currency:
@@ -353,6 +438,9 @@ class Sicoop:
         self, step: Step, operation: SicoopOperation, m: Hold, origin: Origin | None
     ) -> NetworkAnswer | None:
         operation.operation = self._next_operation(step.now_ns)
+        operation.issuer = self._issuer.choose(
+            step, m.kind, operation.network, m.amount, m.currency
+        )
         result = self._reserve(step, operation, m)
         if result != Result.DONE:
             return self._declined(
@@ -383,6 +471,8 @@ class Sicoop:
                 card=m.card,
                 depositor=m.depositor,
             ),
+            m.reference,
+            operation.issuer,
         )
         if answer is None:
             self._wait(m.reference, origin, m.id)
@@ -390,11 +480,11 @@ class Sicoop:
             step.arm("sicoop", "hold", m.reference, self._config.budgets.sicoop_s)
             return None
         assert isinstance(answer, IssuerAnswer)
-        return self._decide(step, operation, m.id, answer)
+        return self._decide(step, operation, m.id, answer, far=origin is not None)
 
     def _reserve(self, step: Step, operation: SicoopOperation, m: Hold) -> int:
         net = self.net_account(operation.network, m.currency, step.now_ns)
-        issuer = self._issuer_account(m.currency, step.now_ns)
+        issuer = self._issuer_account(operation, step.now_ns)
         debit, credit = (issuer, net) if m.kind == "cash_out" else (net, issuer)
         meters = self._meters(operation, m)
         if meters is None:
@@ -429,14 +519,19 @@ class Sicoop:
             return
         if what == "hold":
             step.disarm("sicoop", "hold", reference)
-            self._decide(step, operation, 0, answer)
+            first = self._waiting.get(reference, [(None, 0)])[0]
+            self._decide(step, operation, 0, answer, far=first[0] is not None)
             self._tell_waiting(step, operation)
         elif operation.owed == what:
             self._paid(step, operation, answer)
             self._store(operation)
 
     def on_deadline(self, step: Step, kind: str, reference: str) -> None:
-        """The issuer did not answer in time: refuse and undo a hold, send again what is owed."""
+        """The issuer did not answer in time: refuse and undo a hold, send again what is owed. Or
+        the network did not confirm: ask it."""
+        if kind == "holder":
+            self.on_holder_answer(step, reference, HolderAnswer("91"))
+            return
         operation = self._load(reference)
         if operation is None:
             return
@@ -444,9 +539,12 @@ class Sicoop:
             self._pay(step, operation)
             self._store(operation)
         elif kind == "hold" and operation.state == ENVIADA:
+            step.disarm("sicoop", "hold", reference)
             self._time_out(step, operation)
             self._store(operation)
             self._tell_waiting(step, operation)
+        elif kind == "confirm" and operation.state == RESPONDIDA:
+            self._ask_network(step, operation)
 
     def _time_out(self, step: Step, operation: SicoopOperation) -> None:
         """No answer: the network gets a decline, and the issuer a release in any case."""
@@ -475,7 +573,13 @@ class Sicoop:
                 self._near(step, operation.reference, answer, what)
 
     def _decide(
-        self, step: Step, operation: SicoopOperation, request: int, answer: IssuerAnswer
+        self,
+        step: Step,
+        operation: SicoopOperation,
+        request: int,
+        answer: IssuerAnswer,
+        *,
+        far: bool,
     ) -> NetworkAnswer:
         operation.code, operation.key = answer.code, answer.key
         operation.name = answer.name
@@ -487,6 +591,8 @@ class Sicoop:
             operation.fee, operation.commission = answer.fee, answer.commission
             self._move(operation, "approved", step)
             self._move(operation, "answered", step)
+            if far:
+                self._expect_confirmation(step, operation)
         self._store(operation)
         return _answer(operation, request)
 
@@ -515,12 +621,44 @@ class Sicoop:
             return _plain(m, "CONFLICTO")
         if operation.state != RESPONDIDA:
             return self._contradiction(step, operation, m, "confirm")
+        step.disarm("sicoop", "confirm", m.reference)
+        self._confirmed(step, operation)
+        return _answer(operation, m.id)
+
+    def _confirmed(self, step: Step, operation: SicoopOperation) -> None:
         self._move(operation, "confirmed", step)
         self._capture_own(step, operation)
         if operation.owed != "annul":
             self._owe(step, operation, "capture")
         self._store(operation)
-        return _answer(operation, m.id)
+
+    # ---- a network that neither confirms nor reverses (T_CONFIRM; X118, X138, X139)
+
+    def _expect_confirmation(self, step: Step, operation: SicoopOperation) -> None:
+        step.arm("sicoop", "confirm", operation.reference, self._config.budgets.confirm_s)
+
+    def _ask_network(self, step: Step, operation: SicoopOperation) -> None:
+        """Ask for the state in its register, again and again; the hold is kept meanwhile."""
+        every_s = self._config.budgets.confirm_s
+        age_s = (step.now_ns - operation.history[-1][1]) // 1_000_000_000
+        for alarm_s in UNCONFIRMED_ALARMS_S:
+            if age_s - every_s < alarm_s <= age_s:
+                step.alarm("unconfirmed", operation.reference, f"for {alarm_s} s")
+        if self._networks is not None:
+            self._networks.ask(step, operation.network, Status(0, operation.reference))
+        self._expect_confirmation(step, operation)
+
+    def on_network_state(self, step: Step, network: str, reference: str, state: str) -> None:
+        """The network's word about an operation that it was asked for: it is the authority."""
+        operation = self._load(reference)
+        if operation is None or operation.state != RESPONDIDA or operation.network != network:
+            return
+        if state in _PAID_OUT:
+            step.disarm("sicoop", "confirm", reference)
+            self._confirmed(step, operation)
+        elif state in _GIVEN_UP:
+            self._undo(step, operation, "registration_failed")
+            self._store(operation)
 
     # ---- what is owed to the issuer: sent again until it has answered
 
@@ -529,7 +667,8 @@ class Sicoop:
         self._pay(step, operation)
 
     def _pay(self, step: Step, operation: SicoopOperation) -> None:
-        answer = self._issuer.ask(step, _debt(operation))
+        debt = _debt(operation)
+        answer = self._issuer.ask(step, debt, operation.reference, operation.issuer)
         if answer is None:
             self._again(step, operation)
         else:
@@ -537,6 +676,8 @@ class Sicoop:
             self._paid(step, operation, answer)
 
     def _again(self, step: Step, operation: SicoopOperation) -> None:
+        if self._issuer.forwards(operation.issuer):
+            return
         operation.attempts += 1
         if is_stuck(operation.attempts):
             step.alarm("owed_stuck", operation.reference, operation.owed)
@@ -552,7 +693,7 @@ class Sicoop:
         what, operation.owed = operation.owed, ""
         match what:
             case "capture" if answer.code == "00":
-                self._move(operation, "captured", step)
+                self._captured(step, operation)
             case "annul":
                 self._annul_decided(step, operation, answer)
             case "release":
@@ -566,6 +707,8 @@ class Sicoop:
     def _undo(self, step: Step, operation: SicoopOperation, reason: str) -> None:
         """Reverse a hold: our own book at once, the issuer's as soon as it can be told."""
         operation.reason = reason
+        if operation.state == RESPONDIDA:
+            step.disarm("sicoop", "confirm", operation.reference)
         self._move(operation, "reversed", step)
         self._release_own(step, operation)
         self._owe(step, operation, "release")
@@ -617,6 +760,8 @@ class Sicoop:
             return "CONFLICTO"
         if operation.state not in (RESPONDIDA, CONFIRMADA, CAPTURADA, CONCILIADA):
             return "NO_ANULABLE"
+        if any(state == CONFLICTO for state, _ in operation.history):
+            return "NO_ANULABLE"  # people have settled it
         in_time = may_be_annulled(
             self._calendar, self._config, operation.business_date, step.now_ns
         )
@@ -626,7 +771,9 @@ class Sicoop:
 
     def _annul_decided(self, step: Step, operation: SicoopOperation, answer: IssuerAnswer) -> None:
         """The issuer has undone it, or cannot: then it stays as it was, for people to settle."""
-        if answer.code in ("00", "21"):
+        if operation.annulled:
+            pass  # only the issuer had missed it
+        elif answer.code in ("00", "21"):
             self._compensate_own(step, operation)
             operation.annulled = True
             self._move(operation, "annulled", step)
@@ -655,6 +802,95 @@ class Sicoop:
         self._store(tomb)
         return _plain(m, "ORIGINAL_NO_ENCONTRADO")
 
+    # ---- the word of a daily file, and of two persons
+
+    def find(self, reference: str) -> SicoopOperation | None:
+        """An operation as it stands, to be read only."""
+        return self._load(reference)
+
+    def decide(self, step: Step, reference: str, outcome: str) -> str:
+        """Decide an operation that its network neither confirmed nor reversed: `capture`,
+        `release` or `annul`. Any other stays as it is. Returns the state it has now."""
+        operation = self._load(reference)
+        assert operation is not None, "the caller has looked"
+        if operation.state == RESPONDIDA:
+            if outcome == "capture":
+                step.disarm("sicoop", "confirm", reference)
+                self._confirmed(step, operation)
+            elif outcome == "release":
+                self._undo(step, operation, "registration_failed")
+            elif operation.owed != "annul":
+                self._owe(step, operation, "annul")
+            self._store(operation)
+        return operation.state
+
+    def conciliate(self, step: Step, reference: str) -> str:
+        """red's file and this one agree about an operation. Returns the state it has now."""
+        operation = self._load(reference)
+        assert operation is not None, "the caller has looked"
+        if operation.state == CAPTURADA and not operation.owed:
+            self._move(operation, "conciliated", step)
+            self._store(operation)
+        return operation.state
+
+    def resend(self, step: Step, reference: str, what: str) -> str:
+        """Ask the issuer for something once more, as its books do not show it."""
+        operation = self._load(reference)
+        assert operation is not None, "the caller has looked"
+        if not operation.owed:
+            self._owe(step, operation, what)
+            self._store(operation)
+        return operation.state
+
+    def is_posted(self, operation: SicoopOperation) -> bool | None:
+        """True: captured in our own book; False: undone there; None: it is forgotten or never was.
+
+        For operations in conflict, whose state no longer tells.
+        """
+        hold = self._ledger.hold(_hold_id(operation.operation)) if operation.operation else None
+        if hold is None or not operation.held:
+            return None
+        return {"captured": True, "released": False, "annulled": False}.get(hold.state)
+
+    def resolve(self, step: Step, reference: str, outcome: str) -> str:
+        """Two persons have decided about a contradiction. Returns the state it has now.
+
+        Args:
+            outcome: `uphold` what is posted, `leave` what is undone, `annul` what is posted,
+                `capture` what is undone; the last two once the issuer has agreed.
+        """
+        operation = self._load(reference)
+        assert operation is not None, "the caller has looked"
+        if operation.state != CONFLICTO:
+            operation.reason = "resolved"
+            self._move(operation, "contradicted", step)
+        if outcome in ("uphold", "leave"):
+            self._move(operation, "upheld" if outcome == "uphold" else "left", step)
+        else:
+            self._owe(step, operation, outcome)
+        self._store(operation)
+        return operation.state
+
+    def _captured(self, step: Step, operation: SicoopOperation) -> None:
+        if operation.state == CONFLICTO:
+            self._capture_anew(step, operation)
+        if operation.state in (CONFIRMADA, CONFLICTO):
+            self._move(operation, "captured", step)
+
+    def _capture_anew(self, step: Step, operation: SicoopOperation) -> None:
+        """Post what was undone: the cash had moved after all."""
+        net = self.net_account(operation.network, operation.currency, step.now_ns)
+        issuer = self._issuer_account(operation, step.now_ns)
+        debit, credit = (issuer, net) if operation.kind == "cash_out" else (net, issuer)
+        batch = self._batch
+        batch.clear()
+        batch.capture(
+            _hold_id(operation.operation), operation.amount, forced=True, debit=debit, credit=credit
+        )
+        self._commission(batch, step, operation)
+        operation.annulled = False
+        self._apply(step, "capture")
+
     def _status(self, m: Status) -> StatusAnswer:
         operation = self._load(m.reference)
         if operation is None:
@@ -663,11 +899,32 @@ class Sicoop:
             return StatusAnswer(m.id, operation.state, m.reference)
         return StatusAnswer(m.id, operation.state, m.reference, operation.code)
 
-    def _holder(self, step: Step, m: NetworkHolder) -> HolderAnswer:
-        answer = self._issuer.ask(step, IssuerHolder(m.document_type, m.document, m.phone))
-        if not isinstance(answer, HolderAnswer):
+    def _holder(
+        self, step: Step, network: str, m: NetworkHolder, origin: Origin | None, near_key: str
+    ) -> HolderAnswer | None:
+        if len(self._askers) >= ASKERS_MAX:
             return HolderAnswer("91", id=m.id)
-        return HolderAnswer(answer.code, id=m.id, name=answer.name, cards=answer.cards)
+        self._asked += 1
+        key = f"holder-{self._asked}"
+        asked = IssuerHolder(m.document_type, m.document, m.phone, network)
+        link = self._issuer.choose(step, "holder", network)
+        answer = self._issuer.ask(step, asked, key, link)
+        if isinstance(answer, HolderAnswer):
+            return msgspec.structs.replace(answer, id=m.id)
+        self._askers[key] = (origin, m.id, near_key)
+        step.arm("sicoop", "holder", key, self._config.budgets.sicoop_s)
+        return None
+
+    def on_holder_answer(self, step: Step, key: str, answer: HolderAnswer) -> None:
+        """An issuer in another process has said who the holder is; after its deadline nobody
+        waits for that any more."""
+        origin, request, near_key = self._askers.pop(key, (None, 0, ""))
+        step.disarm("sicoop", "holder", key)
+        answer = msgspec.structs.replace(answer, id=request)
+        if origin is not None:
+            step.reply(origin, answer)
+        elif self._near is not None and near_key:
+            self._near(step, near_key, answer, "holder")
 
     # ---- the book of sicoop
 
@@ -705,9 +962,10 @@ class Sicoop:
         results = self._ledger.apply(batch, now_ns)
         assert all(r == Result.DONE for r in results), f"caps refused: {results}"
 
-    def _issuer_account(self, currency: str, now_ns: int) -> bytes:
+    def _issuer_account(self, operation: SicoopOperation, now_ns: int) -> bytes:
+        currency, issuer = operation.currency, operation.issuer or CEIBO
         return self._limits.account(
-            f"sicoop:{currency}:issuer:ceibo", currency, BOOK, ACCOUNT_ISSUER, now_ns
+            f"sicoop:{currency}:issuer:{issuer}", currency, BOOK, ACCOUNT_ISSUER, now_ns
         )
 
     def _watch_cap(self, step: Step, network: str, account: bytes) -> None:
@@ -762,7 +1020,7 @@ class Sicoop:
         linked: bool = False,
     ) -> None:  # fmt: skip
         if operation.commission:
-            issuer = self._issuer_account(operation.currency, step.now_ns)
+            issuer = self._issuer_account(operation, step.now_ns)
             net = self.net_account(operation.network, operation.currency, step.now_ns)
             debit, credit = (net, issuer) if back else (issuer, net)
             batch.transfer(debit, credit, operation.commission, linked=linked)
@@ -774,12 +1032,13 @@ class Sicoop:
     # ---- pieces
 
     def _next_operation(self, now_ns: int) -> str:
-        """Twelve digits that only grow, also when clocks step back: YY DDD and a running number."""
-        if not self._last_operation:
-            found = self._records.get(ops.META, OPERATION_COUNTER)
-            self._last_operation = 0 if found is None else int(found)
-        first = _first_operation(self._calendar.business(now_ns).number)
-        number = self._last_operation = max(self._last_operation + 1, first)
+        """Twelve digits that only grow, also when clocks step back: YY DDD and a running number.
+
+        The record is the only counter there is, as the native core counts by it as well.
+        """
+        found = self._records.get(ops.META, OPERATION_COUNTER)
+        last = 0 if found is None else int(found)
+        number = max(last + 1, first_operation(self._calendar.business(now_ns).number))
         self._records.put(ops.META, OPERATION_COUNTER, b"%012d" % number)
         return f"{number:012d}"
 
@@ -795,7 +1054,8 @@ class Sicoop:
 
 
 @lru_cache(maxsize=8)
-def _first_operation(day: int) -> int:
+def first_operation(day: int) -> int:
+    """Lowest number of an operation of a business date: YY DDD and 1."""
     date = day_date(day)
     return (date.year % 100 * 1000 + date.timetuple().tm_yday) * 10_000_000 + 1
 
@@ -839,9 +1099,9 @@ def _debt(operation: SicoopOperation) -> IssuerCapture | IssuerRelease:
     """The message by which the issuer is asked for what `owed` names."""
     o = operation
     if o.owed == "capture":
-        return IssuerCapture(o.network, o.operation, o.kind, o.amount)
+        return IssuerCapture(o.network, o.operation, o.kind, o.amount, o.currency)
     reason = "annulment" if o.owed == "annul" else o.reason
-    return IssuerRelease(o.network, o.operation, o.kind, o.amount, reason)
+    return IssuerRelease(o.network, o.operation, o.kind, o.amount, reason, o.currency)
 
 
 def _plain(

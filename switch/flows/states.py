@@ -80,6 +80,12 @@ SICOOP: Moves = MappingProxyType(
         (RECHAZADA, "contradicted"): CONFLICTO,
         (VENCIDA, "contradicted"): CONFLICTO,
         (TUMBA, "contradicted"): CONFLICTO,
+        # What two persons decide: it stands as it is posted, is captured anew, stays undone, or is
+        # annulled.
+        (CONFLICTO, "upheld"): CAPTURADA,
+        (CONFLICTO, "captured"): CAPTURADA,
+        (CONFLICTO, "left"): REVERSADA,
+        (CONFLICTO, "annulled"): REVERSADA,
     }
 )
 
@@ -91,6 +97,7 @@ CEIBO: Moves = MappingProxyType(
         (ACTIVA, "captured"): CAPTURADA,
         (ACTIVA, "released"): LIBERADA,
         (CAPTURADA, "compensated"): CAPTURADA,
+        (LIBERADA, "captured"): CAPTURADA,  # anew, by two persons: the cash was out after all
     }
 )
 

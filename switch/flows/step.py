@@ -9,8 +9,6 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from protocols.messages import Message
-
 AUDIT_RECORD = 200
 DIGEST_RECORD = 201
 ALARM_RECORD = 202
@@ -22,17 +20,17 @@ class Origin(Protocol):
 
 
 class Reply(Struct, frozen=True, gc=False):
-    """An answer that was not ready when the request was handled."""
+    """An answer; its sender gets it once the step is durable."""
 
     origin: Origin
-    message: Message
+    message: object
 
 
 class Send(Struct, frozen=True, gc=False):
-    """A request to another role that does not live in this process."""
+    """A request to a role in another process: `to` takes it once the step is durable (rule R5)."""
 
-    role: str
-    message: Message
+    to: Origin
+    message: object
 
 
 class Arm(Struct, frozen=True, gc=False):
@@ -61,6 +59,7 @@ class Audit(Struct, frozen=True, gc=False):
     outcome: str
     reason: str = ""
     security: bool = False
+    second: str = ""  # the other person of an act that needs two
 
 
 class Alarm(Struct, frozen=True, gc=False):
@@ -89,18 +88,25 @@ class Step:
         now_ns: wall clock, nanoseconds since 1970, UTC; never behind an earlier step's.
         mono_ns: monotonic clock, nanoseconds; for deadlines only.
         admitting: False while there is no durable room for new work; what is owed goes on.
+        concluding: False while there is no room at all: nothing may be written.
     """
 
-    __slots__ = ("admitting", "effects", "mono_ns", "now_ns")
+    __slots__ = ("admitting", "concluding", "effects", "mono_ns", "now_ns")
 
-    def __init__(self, now_ns: int, mono_ns: int, admitting: bool = True) -> None:
+    def __init__(
+        self, now_ns: int, mono_ns: int, admitting: bool = True, concluding: bool = True
+    ) -> None:
         self.now_ns = now_ns
         self.mono_ns = mono_ns
         self.admitting = admitting
+        self.concluding = concluding
         self.effects: list[Effect] = []
 
-    def reply(self, origin: Origin, message: Message) -> None:
+    def reply(self, origin: Origin, message: object) -> None:
         self.effects.append(Reply(origin, message))
+
+    def send(self, to: Origin, message: object) -> None:
+        self.effects.append(Send(to, message))
 
     def arm(self, role: str, kind: str, key: str, after_s: float) -> None:
         self.effects.append(Arm(role, kind, key, self.mono_ns + int(after_s * 1_000_000_000)))
@@ -116,8 +122,9 @@ class Step:
         outcome: str,
         reason: str = "",
         security: bool = False,
+        second: str = "",
     ) -> None:
-        self.effects.append(Audit(who, what, subject, outcome, reason, security))
+        self.effects.append(Audit(who, what, subject, outcome, reason, security, second))
 
     def alarm(self, name: str, subject: str, detail: str = "") -> None:
         self.effects.append(Alarm(name, subject, detail))

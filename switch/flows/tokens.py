@@ -278,7 +278,13 @@ def _voucher_refusal(voucher: Voucher, kind: str, amount: int, now_ns: int) -> t
 
 @lru_cache(maxsize=65_536)
 def lock_key(purpose: str, name: str) -> bytes:
-    """The 16-byte ledger key of tries and steps of one card, terminal, cashier or network."""
+    """The 16-byte ledger key of tries and steps of one card, terminal, cashier or network.
+
+    Readable where the name is short enough, as nearly all are; the native core makes the same ones.
+    """
+    key = f"{purpose[:3]}:{name}".encode()
+    if len(key) <= 16:
+        return key.ljust(16, b"\0")
     return blake2b(name.encode(), digest_size=16, person=purpose.encode()).digest()
 
 

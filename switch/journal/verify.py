@@ -12,6 +12,7 @@ Works beside a running node: it takes what is durable when it gets there.
 import time
 from collections import Counter
 from collections.abc import Iterator
+from hashlib import blake2b
 from pathlib import Path
 
 import msgspec
@@ -285,6 +286,8 @@ class Register:
         """What red tells its cashiers must be what the others have done."""
         if red.owed or red.state == INICIADA or not {"red", "sicoop"} <= set(self._roles):
             return  # what is owed is settled at the next start; elsewhere is elsewhere
+        if self._has_case(red.reference):
+            return  # people have it, or have decided about it
         found = self._records.get(ops.SICOOP_OPERATIONS, red.reference.encode())
         sicoop = None if found is None else ops.decode_sicoop(found)
         at_sicoop = ABSENT if sicoop is None else sicoop.state
@@ -309,16 +312,24 @@ class Register:
     def _check_sicoop(self, operation: SicoopOperation) -> None:
         if not operation.held or operation.state in (CONFLICTO, TUMBA):
             return
+        allowed = _OWN_HOLD.get(operation.state, (ABSENT,))
+        if operation.state in (CAPTURADA, CONCILIADA) and self._has_case(operation.reference):
+            allowed = (*allowed, "released")  # captured anew
         self._check_hold(
             _platform_hold(operation.operation), operation.reference, "sicoop", operation.state,
-            _OWN_HOLD.get(operation.state, (ABSENT,)), operation.amount, operation.received_ns,
+            allowed, operation.amount, operation.received_ns,
         )  # fmt: skip
+
+    def _has_case(self, reference: str) -> bool:
+        return self._records.get(ops.CASES, reference.encode()) is not None
 
     def _check_ceibo(self, hold: CeiboHold) -> None:
         allowed = ("annulled",) if hold.compensated else _CEIBO_HOLD[hold.state]
         if hold.forced:
             allowed = (*allowed, "released", "expired", "tombstone", ABSENT)
-        key = _issuer_hold(hold.network, hold.operation)
+        if hold.internal.endswith(("suspenso", "suspense")):
+            allowed = (*allowed, "released")  # posted beside the hold
+        key = _issuer_hold(hold.network, hold.operation, hold.link)
         self._check_hold(
             key, f"{hold.network} {hold.operation}", "ceibo", hold.state, allowed, hold.amount,
             hold.created_ns,
@@ -327,7 +338,7 @@ class Register:
             return
         if hold.fee:
             self._open.add(_issuer_fee(key))
-        if "sicoop" in self._roles:
+        if "sicoop" in self._roles and not hold.link:
             self._check_owner(hold)
 
     def _check_owner(self, hold: CeiboHold) -> None:
@@ -370,12 +381,15 @@ class Register:
 # would share their mistakes.
 
 
-def _issuer_hold(network: str, operation: str) -> bytes:
-    return (network + operation).encode()
+def _issuer_hold(network: str, operation: str, link: str = "") -> bytes:
+    key = (network + operation).encode()
+    if link in ("", "sicoop"):
+        return key
+    return blake2b(link.encode() + b"|" + key, digest_size=16).digest()
 
 
 def _issuer_fee(hold: bytes) -> bytes:
-    return account_id("fee:" + hold.decode())
+    return account_id("fee:" + (hold.decode() if hold.isdigit() else hold.hex()))
 
 
 def _platform_hold(operation: str) -> bytes:

@@ -10,12 +10,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import trio
+from msgspec import UNSET
 
-from protocols.messages import SignOff
+from protocols.messages import SignOff, Status, StatusAnswer
 from protocols.session import Acceptor, PeerKey, SignOnGuard, Vocabulary
 from switch.clock import iso_ms
-from switch.net.peer import Peer
+from switch.config import Session
+from switch.net.peer import Peer, address_of
 from switch.net.pump import Pump
 from switch.node import Node, Step
 from switch.ops.logs import RateLimit, logger
@@ -23,6 +26,7 @@ from switch.ops.logs import RateLimit, logger
 log = logger("net")
 
 LINGER_S = 1.0
+ASKED_MAX = 256  # questions of ours to one session; beyond it the oldest is forgotten
 
 Handle = Callable[[Any, Peer, Any], None]
 """(step, peer, message): give one request to its flow."""
@@ -37,6 +41,8 @@ class Driver:
         handle: gives one request to its flow; answers come back through the gate.
         sessions_max: sessions of one peer at a time; one more closes the oldest.
         pump: reads for the plain-TCP connections among them; the others are read by their tasks.
+        straight: the pump may decide their common requests by itself.
+        on_state: (step, peer, reference, state) of what was asked with `ask`.
     """
 
     def __init__(
@@ -50,7 +56,10 @@ class Driver:
         sessions_max: int,
         guard: SignOnGuard,
         pump: Pump | None = None,
+        straight: bool = False,
+        on_state: Callable[[Step, str, str, str], None] | None = None,
     ) -> None:
+        self._on_state = on_state
         self._node = node
         self._name = name
         self._vocabulary = vocabulary
@@ -60,6 +69,7 @@ class Driver:
         self._sessions_max = sessions_max
         self._guard = guard
         self._pump = pump
+        self._straight = straight
         self._config = node.config.session
         self._sessions: dict[str, OrderedDict[Peer, None]] = {}
         self.peers: dict[Peer, None] = {}
@@ -108,6 +118,18 @@ class Driver:
                 elif age_s >= self._config.sign_on_s:
                     peer.cut("no sign-on in time")
 
+    def reconfigure(self, config: Session) -> None:
+        """Go on with other bounds; what a peer was told at its sign-on stays as it is."""
+        self._config = config
+
+    def bar(self, is_meant: Callable[[str], bool]) -> None:
+        """End the sessions of peers that may work no more, by name: each of them is told so by the
+        refusal of its next request (case X010), and closed after it."""
+        for name, sessions in self._sessions.items():
+            if is_meant(name):
+                for peer in sessions:
+                    peer.bar()
+
     def finish(self) -> None:
         """Stop reading everywhere; connections end once their answers are out."""
         for peer in list(self.peers):
@@ -123,6 +145,24 @@ class Driver:
                     peer.cut("shutdown")
             await trio.sleep(0.01)
 
+    # ---- what we ask
+
+    def ask(self, step: Step, number: str, message: Status) -> bool:
+        """Ask a signed-on peer, over its newest session; False where it has none.
+
+        The answer goes to `on_state` with the reference that was asked about.
+        """
+        sessions = self._sessions.get(number)
+        if not sessions:
+            return False
+        peer = next(reversed(sessions))
+        id_ = peer.session.new_id()
+        if len(peer.asked) >= ASKED_MAX:
+            del peer.asked[next(iter(peer.asked))]
+        peer.asked[id_] = message.reference
+        step.send(peer, msgspec.structs.replace(message, id=id_))
+        return True
+
     # ---- one connection
 
     async def _read(self, peer: Peer) -> None:
@@ -130,7 +170,7 @@ class Driver:
         try:
             while peer.session.closing is None and not peer.finishing:
                 if peer.session.signed_on and self._pump is not None and peer.fd >= 0:
-                    await self._pump.attend(peer, peer.fd, self)
+                    await self._pump.attend(peer, peer.fd, self, peer.lane)
                     if peer.ended:
                         break
                 else:
@@ -191,13 +231,13 @@ class Driver:
             self._requests(step, peer, messages)
             self._node.end(step)
 
-    def pumped(self, step: Step, peer: Peer, data: bytes) -> bool:
+    def pumped(self, step: Step, peer: Peer, data: bytes | None) -> bool:
         """The turn of one peer within a pass of the pump; False where its own task must go on."""
-        if not data:
+        if data == b"":
             peer.ended = True
             return False
         most = self._config.max_in_flight
-        self._requests(step, peer, self._decoded(peer, data, most))
+        self._requests(step, peer, self._decoded(peer, data or b"", most))
         session = peer.session
         return not (session.closing or session.more or peer.finishing or peer.in_flight >= most)
 
@@ -213,12 +253,19 @@ class Driver:
         handle = self._handle
         for message in messages:
             if type(message) not in self._answered:
-                continue  # a BadRequest is answered already; answers are to nothing we asked
+                if type(message) is StatusAnswer:
+                    self._told(step, peer, message)
+                continue  # a BadRequest is answered already; other answers are to nothing we asked
             peer.in_flight += 1
             handle(step, peer, message)
-            if type(message) is SignOff:
+            if peer.barred or type(message) is SignOff:
                 peer.finishing = True
                 break
+
+    def _told(self, step: Step, peer: Peer, message: StatusAnswer) -> None:
+        reference = peer.asked.pop(message.id, "")
+        if reference and message.reference in (reference, UNSET) and self._on_state is not None:
+            self._on_state(step, peer.name, reference, message.state)
 
     async def _write_behind(self, peer: Peer) -> None:
         try:
@@ -233,7 +280,7 @@ class Driver:
     # ---- sessions
 
     def _peer(self, stream: trio.abc.Stream) -> Peer:
-        address = _address(stream)
+        address = address_of(stream)
 
         def authenticate(number: str, version: int) -> PeerKey | None:
             if not self._guard.allowed(address, number):
@@ -255,6 +302,8 @@ class Driver:
     def _confirmed(self, peer: Peer) -> None:
         """The peer has proved that it is no replay: now it counts, and may displace the oldest."""
         peer.name = peer.session.peer
+        if self._straight:
+            peer.lane.name(peer.name, self._config.max_in_flight)
         sessions = self._sessions.setdefault(peer.name, OrderedDict())
         sessions[peer] = None
         while len(sessions) > self._sessions_max:
@@ -268,13 +317,3 @@ class Driver:
             sessions.pop(peer, None)
             if not sessions:
                 del self._sessions[peer.name]
-
-
-def _address(stream: trio.abc.Stream) -> str:
-    transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
-    if isinstance(transport, trio.SocketStream):
-        try:
-            return str(transport.socket.getpeername()[0])
-        except OSError:
-            return "gone"
-    return "memory"

@@ -10,6 +10,7 @@ from typing import Any
 
 import trio
 
+from core_ext._lanes import TerminalLane
 from protocols.messages import Message
 from protocols.session import Acceptor
 from protocols.session.vocabulary import REPLIES
@@ -24,10 +25,13 @@ class Peer:
         heard_s: trio time of the last byte received.
         fd: the socket where it may be read and written directly, else -1.
         ended: the peer sends no more.
+        barred: it is disabled; its session ends with its next request.
+        asked: what we have asked it and it has not answered: reference by id.
         waited: its sign-on has had its turn, where its address is slowed.
     """
 
     __slots__ = (
+        "_finishing",
         "_flush_needed",
         "_outbox",
         "_outbox_bytes_max",
@@ -35,12 +39,12 @@ class Peer:
         "_room",
         "_writing",
         "address",
+        "asked",
+        "barred",
         "cancel_scope",
         "ended",
         "fd",
-        "finishing",
-        "heard_s",
-        "in_flight",
+        "lane",
         "name",
         "opened_s",
         "session",
@@ -55,19 +59,61 @@ class Peer:
         self.session = session
         self.address = address
         self.name = ""
-        self.in_flight = 0
-        self.opened_s = self.heard_s = trio.current_time()
+        self.asked: dict[int, str] = {}
+        self.opened_s = trio.current_time()
         self.cancel_scope = trio.CancelScope()
-        self.finishing = False
+        self._finishing = False
         self.ended = False
         self.waited = False
+        self.barred = False
         self.fd = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
+        self.lane = TerminalLane(self, session.channel, self.fd)
+        self.lane.heard_s = self.opened_s
         self._outbox = bytearray()
         self._outbox_bytes_max = outbox_bytes_max
         self._ready: list[Message] = []
         self._writing = False
         self._flush_needed = trio.Event()
         self._room = trio.Event()
+
+    @property
+    def in_flight(self) -> int:
+        return self.lane.in_flight
+
+    @in_flight.setter
+    def in_flight(self, value: int) -> None:
+        self.lane.in_flight = value
+
+    @property
+    def heard_s(self) -> float:
+        return self.lane.heard_s
+
+    @heard_s.setter
+    def heard_s(self, value: float) -> None:
+        self.lane.heard_s = value
+
+    @property
+    def finishing(self) -> bool:
+        return self._finishing
+
+    @finishing.setter
+    def finishing(self, value: bool) -> None:
+        self._finishing = value
+        if value:
+            self.lane.hand_back()
+
+    def bar(self) -> None:
+        """One more request is taken, to be refused."""
+        self.barred = True
+        self.lane.hand_back()
+
+    def released(self, data: bytes | None) -> None:
+        """Answers of the lane have left, all but `data`; None: the connection is lost."""
+        self._room.set()
+        if data is None:
+            self.cut("connection lost while writing")
+        else:
+            self.write(data)
 
     # ---- destination of the reply gate
 
@@ -100,6 +146,7 @@ class Peer:
             self.cut("does not read its answers")
             return
         self._outbox += data
+        self.lane.direct = False
         self._flush_needed.set()
 
     def cut(self, reason: str) -> None:
@@ -112,6 +159,7 @@ class Peer:
         if self.session.closing is None:
             self.session.closing = reason
         self.fd = -1
+        self.lane.close()
 
     # ---- the connection's own tasks
 
@@ -128,6 +176,7 @@ class Peer:
                     await self.stream.send_all(data)
             finally:
                 self._writing = False
+                self.lane.direct = not self._outbox
             self._room.set()
 
     async def read(self, bytes_max: int = 65536) -> bytes:
@@ -178,3 +227,14 @@ class Peer:
         if output:
             self.write(output)
         return messages
+
+
+def address_of(stream: trio.abc.Stream) -> str:
+    """Where a connection comes from, for logs and for what is counted by address."""
+    transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    if isinstance(transport, trio.SocketStream):
+        try:
+            return str(transport.socket.getpeername()[0])
+        except OSError:
+            return "gone"
+    return "memory"

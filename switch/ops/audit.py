@@ -95,6 +95,7 @@ def from_effect(effect: Audit, at_ns: int) -> AuditEvent:
         subject=effect.subject,
         outcome=effect.outcome,
         reason=effect.reason,
+        second=effect.second,
         security=effect.security,
     )
 

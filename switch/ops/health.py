@@ -32,6 +32,7 @@ class Health:
         journal_room_bytes: what the journal may still write.
         room_bytes_min: below this the node takes no new operations.
         draining: the node is about to stop.
+        ways_down: roles in other processes that cannot be reached at all.
     """
 
     journal_failure: Callable[[], str | None]
@@ -40,6 +41,7 @@ class Health:
     journal_room_bytes: Callable[[], int]
     room_bytes_min: int
     draining: Callable[[], bool]
+    ways_down: Callable[[], list[str]] = list
 
     def alive(self) -> dict[str, str]:
         """The checks of /healthz."""
@@ -57,6 +59,7 @@ class Health:
             if room_bytes >= self.room_bytes_min
             else f"{room_bytes} bytes left, {self.room_bytes_min} needed",
             "drain": "draining" if self.draining() else "ok",
+            "links": f"down: {', '.join(down)}" if (down := self.ways_down()) else "ok",
         }
 
 

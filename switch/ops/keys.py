@@ -55,6 +55,11 @@ PURPOSES: Final[tuple[Purpose, ...]] = (
 )
 
 
+RETAINED: Final[tuple[Purpose, ...]] = ("fingerprint", "ticket", "vale", "conciliation")
+"""Purposes whose key stays when the master key is rotated: what was made under it must be known
+again (repeats, tickets, vouchers, documents in daily files) and is nowhere stored sealed."""
+
+
 class MasterKeyError(Exception):
     """The master key is missing, malformed or badly kept.
 
@@ -150,6 +155,20 @@ class MasterKey:
         if purpose not in PURPOSES:
             raise ValueError(f"unknown purpose {purpose!r}")
         return self._derived(purpose)
+
+    def seal_subkey(self, of: "MasterKey", purpose: Purpose) -> bytes:
+        """Seal the key of a purpose that another master key has, for `retain`."""
+        return self.seal(of.subkey(purpose), purpose="peer-keys", owner=f"retained:{purpose}")
+
+    def retain(self, purpose: Purpose, sealed: bytes) -> None:
+        """Go on with the key that a purpose had under an earlier master key.
+
+        Raises:
+            UnsealError: `sealed` is not what `seal_subkey` made for this purpose.
+        """
+        assert purpose in RETAINED
+        key = self.open(sealed, purpose="peer-keys", owner=f"retained:{purpose}")
+        self._subkeys[purpose] = key
 
     def seal(self, secret: bytes, *, purpose: Purpose, owner: str) -> bytes:
         """Encrypt a secret for one owner: nonce ‖ ciphertext ‖ tag, 28 bytes longer.

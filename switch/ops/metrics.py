@@ -102,6 +102,24 @@ class Metrics:
         """A latency histogram as `troncal_<name>_seconds`."""
         self._add(f"{name}_seconds", lambda: _histogram(f"{name}_seconds", help_text, histogram))
 
+    def add_histograms(
+        self,
+        name: str,
+        help_text: str,
+        read: Callable[[], Mapping[str, LatencyHistogram]],
+        label: str,
+    ) -> None:
+        """Several of one kind, by the value of their label."""
+        whole = f"{name}_seconds"
+
+        def collect() -> Metric:
+            family = HistogramMetricFamily(PREFIX + whole, help_text, labels=[label])
+            for value, histogram in list(read().items())[:SERIES_MAX]:
+                family.add_metric([value], _folded(histogram), histogram.sum / 1e9)
+            return family
+
+        self._add(whole, collect)
+
     def add_process(self) -> None:
         """Memory, CPU time, open files and start time of this process, from /proc."""
         self.add_gauge("process_resident_bytes", "Resident memory.", resident_bytes)
@@ -183,6 +201,12 @@ class Metrics:
 
 
 def _histogram(name: str, help_text: str, histogram: LatencyHistogram) -> Metric:
+    return HistogramMetricFamily(
+        PREFIX + name, help_text, buckets=_folded(histogram), sum_value=histogram.sum / 1e9
+    )
+
+
+def _folded(histogram: LatencyHistogram) -> list[tuple[str, float]]:
     """Fold the fine native buckets into ours.
 
     A native bucket that a bound cuts counts for the next one, so a share is never overstated.
@@ -197,9 +221,7 @@ def _histogram(name: str, help_text: str, histogram: LatencyHistogram) -> Metric
             pending = next(native, None)
         folded.append((str(bound_ns / 1e9), below))
     folded.append(("+Inf", histogram.count))
-    return HistogramMetricFamily(
-        PREFIX + name, help_text, buckets=folded, sum_value=histogram.sum / 1e9
-    )
+    return folded
 
 
 class LoopClock(trio.abc.Instrument):

@@ -6,8 +6,10 @@ from switch.flows import operations as ops
 from switch.flows.registry import Network
 from switch.journal import snapshot
 from switch.net.driver import Driver
+from switch.net.hosts import HostListener
 from switch.node import Node
 from switch.ops.metrics import Metrics
+from switch.remotes import Remotes
 
 
 def add_node_metrics(metrics: Metrics, node: Node, drivers: Mapping[str, Driver]) -> None:
@@ -35,7 +37,14 @@ def add_node_metrics(metrics: Metrics, node: Node, drivers: Mapping[str, Driver]
         lambda: {(name,): driver.sign_ons_refused for name, driver in drivers.items()},
         ("listener",),
     )  # fmt: skip
-    metrics.add_gauge("answers_held", "Answers that wait for durability.", lambda: len(node.gate))
+    metrics.add_gauge(
+        "answers_held", "Answers that wait for durability.",
+        lambda: len(node.gate) + node.lanes.held,
+    )  # fmt: skip
+    metrics.add_counter(
+        "cash_outs", "cash_outs decided natively, and left to the flows for what reason.",
+        lambda: {(why,): count for why, count in node.straight.core.counts.items()}, ("way",),
+    )  # fmt: skip
     metrics.add_histogram(
         "answer", "From the request read to its answer let out, durable.", node.latency
     )
@@ -70,6 +79,62 @@ def add_node_metrics(metrics: Metrics, node: Node, drivers: Mapping[str, Driver]
     metrics.add_gauge(
         "position_ratio", "Use of the net debit cap by network, 1.0 is full.",
         lambda: position_ratios(node), ("network",),
+    )  # fmt: skip
+
+
+def add_link_metrics(metrics: Metrics, remotes: Remotes, hosts: Mapping[str, HostListener]) -> None:
+    """Add what goes on between this node and hosts, and roles in other processes."""
+    metrics.add_gauge(
+        "link_up", "1 while requests can be sent over a link.",
+        lambda: {(name,): int(link.up) for name, link in remotes.ways()}, ("link",),
+    )  # fmt: skip
+    metrics.add_gauge(
+        "link_in_flight", "Requests of ours that wait for their answers.",
+        lambda: {(name,): link.in_flight for name, link in remotes.ways()}, ("link",),
+    )  # fmt: skip
+    metrics.add_gauge(
+        "link_queue", "Requests of ours that wait for room.",
+        lambda: {(name,): link.queued for name, link in remotes.ways()}, ("link",),
+    )  # fmt: skip
+    metrics.add_counter(
+        "link_events",
+        "Events of a link.",
+        lambda: {
+            (name, what): count
+            for name, link in remotes.ways()
+            for what, count in link.counters.as_dict().items()
+        },
+        ("link", "what"),
+    )
+    metrics.add_histograms(
+        "link_answer", "From a request of ours sent to its answer.",
+        lambda: {name: link.latency for name, link in remotes.ways()}, "link",
+    )  # fmt: skip
+    metrics.add_gauge(
+        "link_owed", "Operations that something is owed for, to be sent until it is answered.",
+        lambda: {(name,): debts.depth for name, debts in remotes.debts.items()}, ("link",),
+    )  # fmt: skip
+    metrics.add_gauge(
+        "link_owed_stuck", "Of these, those whose quick attempts are used up.",
+        lambda: {(name,): debts.stuck for name, debts in remotes.debts.items()}, ("link",),
+    )  # fmt: skip
+    metrics.add_gauge(
+        "link_owed_oldest_seconds", "Age of the oldest of them.",
+        lambda: {(name,): age_s for name, age_s in remotes.owed_ages()}, ("link",),
+    )  # fmt: skip
+    metrics.add_gauge(
+        "link_certificate_expires_seconds",
+        "Until the first certificate of a link expires; no series without TLS.",
+        lambda: {
+            (name,): left_s
+            for name, link in remotes.ways()
+            if (left_s := link.certificate_expires_s()) is not None
+        },
+        ("link",),
+    )
+    metrics.add_counter(
+        "host_connections_refused", "Connections of hosts that no key knew, or one too many.",
+        lambda: {(name,): listener.refused for name, listener in hosts.items()}, ("listener",),
     )  # fmt: skip
 
 

@@ -496,6 +496,7 @@ def test_two_keys_of_one_terminal(place: Place) -> None:
     told("terminal", "disable", "00000070", config=place.config)
     refused = peer.ask(request := place.cash_out())
     check_declined(refused, request, "NO_HABILITADO")  # X010
+    peer.expect_end()
     late = place.raw("00000070", key=first)
     late.send_bytes(late.sign_on_frame(bytes(16)))
     late.read_63()

@@ -16,6 +16,7 @@ from protocols.messages import (
     IssuerHolder,
     IssuerRelease,
 )
+from switch.flows.registry import account_id
 from tests.flows.conftest import Build
 from tests.house import BRANCH, NETWORK, TERMINAL, House
 
@@ -136,7 +137,7 @@ def test_annulment_into_a_closed_account_is_refused(house: House) -> None:
     ask(house, hold(house))
     ask(house, capture())
     batch = Batch()
-    batch.transfer(house.account(), house.node.ceibo._clearing("PYG", 0), 850_000)
+    batch.transfer(house.account(), account_id("ceibo:PYG:clearing:sicoop"), 850_000)
     batch.close(house.account())
     with house.step() as step:
         assert house.node.store.ledger.apply(batch, step.now_ns) == [0, 0]

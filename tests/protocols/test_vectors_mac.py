@@ -1,4 +1,4 @@
-"""MAC vectors: NIST SP 800-38B, ISO/IEC 9797-1, FIPS 113, RFC 4231 and published packages."""
+"""MAC and PIN block vectors: NIST SP 800-38B, ISO/IEC 9797-1, FIPS 113, RFC 4231, packages."""
 
 import json
 import os
@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from core_ext._mac import MacKey
+from protocols.iso8583.pin import clear_block, pin_of
 
 VECTORS = Path(os.environ.get("TRONCAL_VECTORS", Path(__file__).parents[1] / "vectors"))
-CASES = json.loads((VECTORS / "mac.json").read_text())["mac_vectors"]
+FILE = json.loads((VECTORS / "mac.json").read_text())
+CASES = FILE["mac_vectors"]
+PIN_BLOCKS = FILE.get("pin_block_vectors", [])
 
 
 def algorithm_of(name: str) -> str:
@@ -38,3 +41,19 @@ def test_vector(case: dict[str, str]) -> None:
     assert key.mac_many([data, data], length=len(mac)) == [mac, mac]
     assert key.verify_many([data], [mac]) == [True]
     assert not key.verify(data, bytes([mac[0] ^ 1]) + mac[1:])
+
+
+@pytest.mark.parametrize(
+    "case", PIN_BLOCKS, ids=[f"{i}-{c['format']}" for i, c in enumerate(PIN_BLOCKS)]
+)
+def test_pin_block_vector(case: dict[str, str]) -> None:
+    """`clear_block_prefix`: the rest of the block is random."""
+    number = int(case["format"].rpartition(" ")[2])
+    pan = case.get("pan") or ""
+    block = clear_block(number, case["pin"], pan, bytes(range(7, 17)))
+    if "clear_block" in case:
+        assert block.hex().upper() == case["clear_block"].upper()
+        assert pin_of(bytes.fromhex(case["clear_block"]), pan) == case["pin"]
+    else:
+        assert block.hex().upper().startswith(case["clear_block_prefix"].upper())
+    assert pin_of(block, pan) == case["pin"]

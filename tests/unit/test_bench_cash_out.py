@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from bench.load import cash_out
-from bench.load.cash_out import BenchError, ceiling, measure, provision, requests, sign_on
+from bench.load.cash_out import measure, provision, requests, sign_on
+from bench.load.server import BenchError, ceiling
 from core_ext._mac import totp
 from protocols.messages import Answer, CashOut, Message
 from protocols.session import TERMINAL, Acceptor, PeerKey

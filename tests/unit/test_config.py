@@ -60,7 +60,8 @@ class TestDefaults:
     def test_default_file_names_every_key(self) -> None:
         data = tomllib.loads(config.default_toml())
         for name, kind in config.SECTIONS.items():
-            assert list(data[name]) == [f.encode_name for f in msgspec.structs.fields(kind)]
+            fields = msgspec.structs.fields(kind)
+            assert list(data[name]) == [f.encode_name for f in fields if f.default is not None]
 
     def test_default_file_with_other_values(self, write: Writer) -> None:
         path = write(config.default_toml(node_simulator=True, node_name="n1"))
@@ -227,6 +228,151 @@ class TestListeners:
             config.parse_address(text)
 
 
+LINKS = """\
+[node]
+plaintext = false
+[links.ceibo]                       # 3
+connect = [
+    "127.0.0.1:1",
+    { address = "127.0.0.1:2", priority = 1, weight = 3, connections = 4 },
+]
+connections = 2
+match = ["class", "7", "37"]
+tls = { server_name = "x" }
+[links.bank1]                       # 11
+[platform]
+connect = ["127.0.0.1:7002"]
+"""
+
+
+class TestLinks:
+    def test_addresses_in_both_forms(self, write: Writer) -> None:
+        loaded = config.load(write(LINKS), environ={})
+        link = loaded.link("ceibo")
+        assert config.link_addresses(link, "10.0.0.1:9") == (
+            config.LinkAddress("127.0.0.1:1", connections=2),
+            config.LinkAddress("127.0.0.1:2", priority=1, weight=3, connections=4),
+        )
+        assert link.tls == config.LinkTls(server_name="x")
+        assert loaded.platform.connect == ("127.0.0.1:7002",)
+
+    def test_the_address_of_the_host_where_the_section_has_none(self, write: Writer) -> None:
+        loaded = config.load(write(LINKS), environ={})
+        assert loaded.link("bank1") == loaded.link("unheard-of") == config.LinkSettings()
+        (one,) = config.link_addresses(loaded.link("bank1"), "10.0.0.1:9")
+        assert one == config.LinkAddress("10.0.0.1:9", connections=1)
+        assert config.link_addresses(loaded.link("bank1"), "") == ()
+
+    @pytest.mark.parametrize(
+        ("text", "where"),
+        [
+            ('[links.a]\nconnect = "127.0.0.1:1"', "links.a.connect"),
+            ('[links.a]\nconnect = ["127.0.0.1"]', "links.a.connect[0].address"),
+            ('[links.a]\nconnect = ["127.0.0.1:0"]', "links.a.connect[0]"),
+            ('[links.a]\nconnect = ["127.0.0.1:65536"]', "links.a.connect[0]"),
+            ('[links.a]\nconnect = ["127.0.0.1:1", "127.0.0.1:1"]', "links.a.connect[1]"),
+            ('[links.a]\nconnect = ["127.0.0.1:1", "10.0.0.1:1"]', "links.a.connect[1]"),
+            ('[links.a]\nconnect = [{ address = "b.example:1" }]', "links.a.connect[0]"),
+            ("[links.a]\nconnect = [{ priority = 1 }]", "links.a.connect[0].address"),
+            (f"[links.a]\nconnect = {['127.0.0.1:1'] * 17}", "links.a.connect"),
+            ("[links.a]\nmax_in_flight = 0", "links.a.max_in_flight"),
+            ("[links.a]\nbackoff_min_s = nan", "links.a.backoff_min_s"),
+            ("[links.a]\nbackoff_max_s = 0.1", "links.a.backoff_min_s"),
+            ('[links.a]\nmatch = ["class", "41"]', "links.a.match"),
+            ('[links.a]\nmatch = ["11", "11"]', "links.a.match"),
+            ('[links.a]\nmatch = ["12"]', "links.a.match"),
+            ('[links.a]\ntls = { ca = "no.pem" }', "links.a.tls.ca"),
+            ('[links.a]\ntls = { cert = "troncal.toml" }', "links.a.tls.cert"),
+            ('[links.a]\ntls = { sni = "x" }', "links.a.tls.sni"),
+            ('[links.a]\ninstitution = "x"', "links.a.institution"),
+            ('[links."a b"]', "links.a b"),
+            ('[platform]\nconnect = ["10.0.0.1:7002"]', "platform.connect"),
+            ('[platform.tls]\ncert = "troncal.toml"', "platform.tls.cert"),
+            ('[issuer]\nlink = ""', "issuer.link"),
+        ],
+    )
+    def test_one_mistake(self, write: Writer, text: str, where: str) -> None:
+        assert [m.where for m in mistakes(write(text))] == [where]
+
+    def test_outside_loopback_with_leave_or_tls(self, write: Writer) -> None:
+        link = '[links.a]\nconnect = ["10.0.0.1:1"]\n'
+        assert config.load(write(link + "tls = {}"), environ={})
+        assert config.load(write(link + "[node]\nplaintext = true"), environ={})
+
+    def test_what_only_the_registry_knows(self, write: Writer) -> None:
+        text = LINKS + (
+            '[[routes]]\nto = "bank1"\noperations = ["purchase"]\n'
+            '[[routes]]\nto = ["ceibo", "bank2"]\n'
+        )
+        loaded = config.load(write(text), environ={"TRONCAL_NODE_ROLES": "sicoop"})
+        hosts = {"ceibo": "127.0.0.1:1", "bank1": "", "bank2": ""}
+        config.check_hosts(loaded, hosts)
+
+        with pytest.raises(ConfigError) as caught:
+            config.check_hosts(loaded, {"other": "10.0.0.1:1", "bank1": "10.0.0.2:2"})
+        assert [(m.line, m.where) for m in caught.value.mistakes] == [
+            (0, "host other"),  # the address it was added with is outside loopback
+            (0, "issuer.link"),
+            (3, "links.ceibo"),
+            (11, "links.bank1"),
+            (18, "routes[1].to"),
+            (18, "routes[1].to"),
+        ]
+
+
+class TestRoutes:
+    def test_one_target_or_several(self, write: Writer) -> None:
+        text = '[[routes]]\nto = "a"\nbins = ["4"]\n[[routes]]\nto = ["a", "b"]\n'
+        assert [r.to for r in config.load(write(text), environ={}).routes] == [("a",), ("a", "b")]
+
+    @pytest.mark.parametrize(
+        ("text", "where"),
+        [
+            ('to = ""', "to"),
+            ("to = []", "to"),
+            ('to = ["a", "a"]', "to"),
+            ('operations = ["buy"]', "operations"),
+            ("operations = []", "operations"),
+            ('networks = ["12"]', "networks"),
+            ('bins = ["45-5"]', "bins"),
+            ('bins = ["46-45"]', "bins"),
+            ('bins = ["123456789"]', "bins"),
+            ("amount_min = 5\namount_max = 4", "amount_min"),
+            ('from = "24:00"', "from"),
+            ('from = "08:00"\nuntil = "08:00"', "until"),
+            ('from = "00:00"\nuntil = "00:00"', "until"),
+            ('days = ["lun"]', "days"),
+            ('currencies = ["600"]', "currencies"),
+            ("form = 1", "form"),
+        ],
+    )
+    def test_one_mistake(self, write: Writer, text: str, where: str) -> None:
+        target = "" if text.startswith("to") else 'to = "a"\n'
+        assert [m.where for m in mistakes(write(f"[[routes]]\n{target}{text}"))] == [
+            f"routes[0].{where}"
+        ]
+
+    def test_a_rule_that_never_matches_is_told_with_both_lines(self, write: Writer) -> None:
+        text = """\
+[[routes]]                          # 1
+to = "a"
+amount_max = 100
+[[routes]]                          # 4
+to = "b"
+amount_min = 50
+[[routes]]                          # 7
+to = "c"
+networks = ["0012"]
+[[routes]]                          # 10
+to = "b"
+amount_max = 100
+"""
+        told = mistakes(write(text))
+        assert [(m.line, m.where) for m in told] == [(7, "routes[2]"), (10, "routes[3]")]
+        assert "lines 1, 4 take all of it together" in told[0].what
+        assert told[1].what.startswith("contradicts the rule at line 1")
+
+
 class TestEnvironment:
     def test_it_goes_before_the_file_and_options_before_it(self, write: Writer) -> None:
         path = write("[session]\nheartbeat_s = 5\ndrain_s = 5\n")
@@ -262,12 +408,25 @@ class TestEnvironment:
         }
         assert list(config.load(write(""), environ=environ).tls) == ["ops"]
 
+    def test_the_way_to_the_platform(self, write: Writer) -> None:
+        environ = {
+            "TRONCAL_PLATFORM_CONNECT": "sicoop.example:7002, 127.0.0.1:1",
+            "TRONCAL_PLATFORM_TLS_CA": "troncal.toml",
+            "TRONCAL_ISSUER_LINK": "processor",
+        }
+        loaded = config.load(write(""), environ=environ)
+        assert loaded.platform.connect == ("sicoop.example:7002", "127.0.0.1:1")
+        assert loaded.platform.tls == config.LinkTls(ca="troncal.toml")
+        assert loaded.issuer.link == "processor"
+
     def test_its_mistakes_carry_its_name(self, write: Writer) -> None:
         wrong = {
             "TRONCAL_SESSION_HEARTBEATS": "7",
             "TRONCAL_SESSION_DRAIN_S": "soon",
             "TRONCAL_BUDGETS_RED_S": "99",
             "TRONCAL_LIMITS_CARD": "x",
+            "TRONCAL_LINKS_CEIBO_ANSWER_S": "1",
+            "TRONCAL_PLATFORM_TLS": "x",
             "TRONCAL_TLS_OP_CERT": "x",
         }
         got = mistakes(write(""), **wrong)
@@ -314,14 +473,19 @@ k = """
 """
 l = [ { a = 1 },    # 7
   "]", '}', # ]
-  { b = { c = 2 } },
+  { b = { c = [2, 3] } },
 ]
-[x.'y.z'.w]         # 11
+m = [[1, 2], [3]]   # 11
+[x.'y.z'.w]         # 12
 k = "\\"" # [
 m = 3
-[[t]]               # 14
+[[t]]               # 15
 k = "a=b"
-"q\\"=" = 1           # 16
+"q\\"=" = 1           # 17
+[[t]]               # 18
+[t.u]
+k = 1
+[[t.v]]             # 21
 '''
         tomllib.loads(text)
         assert line_index(text) == {
@@ -332,13 +496,25 @@ k = "a=b"
             ("x", "k"): 4,
             ("x", "l"): 7,
             ("x", "l", "[0]"): 7,
-            ("x", "l", "[1]"): 9,
-            ("x", "y.z", "w"): 11,
-            ("x", "y.z", "w", "k"): 12,
-            ("x", "y.z", "w", "m"): 13,
-            ("t",): 14,
-            ("t", "k"): 15,
-            ("t", 'q"='): 16,
+            ("x", "l", "[1]"): 8,
+            ("x", "l", "[2]"): 8,
+            ("x", "l", "[3]"): 9,
+            ("x", "m"): 11,
+            ("x", "m", "[0]"): 11,
+            ("x", "m", "[1]"): 11,
+            ("x", "y.z"): 12,
+            ("x", "y.z", "w"): 12,
+            ("x", "y.z", "w", "k"): 13,
+            ("x", "y.z", "w", "m"): 14,
+            ("t",): 15,
+            ("t", "[0]"): 15,
+            ("t", "[0]", "k"): 16,
+            ("t", "[0]", 'q"='): 17,
+            ("t", "[1]"): 18,
+            ("t", "[1]", "u"): 19,
+            ("t", "[1]", "u", "k"): 20,
+            ("t", "[1]", "v"): 21,
+            ("t", "[1]", "v", "[0]"): 21,
         }
 
     @given(st.text(alphabet="ab=[]{}\"'#\\,\n .1", max_size=60))

@@ -15,11 +15,20 @@ import trio
 import trio.testing
 
 from core_ext import Histogram
-from protocols.messages import Answer, Echo, EchoAnswer, LastOperation, SignOff
-from protocols.session import TERMINAL, Initiator, PeerKey, SignOnGuard
+from protocols.messages import (
+    Answer,
+    Echo,
+    EchoAnswer,
+    LastOperation,
+    SignOff,
+    Status,
+    StatusAnswer,
+)
+from protocols.session import NETWORK, TERMINAL, Initiator, PeerKey, SignOnGuard
 from switch.config import Session
+from switch.flows.step import Send, Step
 from switch.journal.gate import ReplyGate
-from switch.net.driver import Driver
+from switch.net.driver import ASKED_MAX, Driver
 from switch.net.peer import Peer
 
 KEYS = {f"{number:08d}": PeerKey(bytes([number]) * 32) for number in range(1, 6)}
@@ -495,3 +504,81 @@ async def test_echoes_confirm_a_session(bench: Bench) -> None:
     await trio.testing.wait_all_tasks_blocked()
     assert await first.ended()
     assert len(bench.driver.peers) == 1
+
+
+# ---- what we ask
+
+
+class _Asking:
+    """A sicoop's listener, with one network that answers what it is asked."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.bench = Bench(nursery)
+        self.told: list[tuple[str, str, str]] = []
+        self.bench.driver = Driver(
+            self.bench.node,  # type: ignore[arg-type]
+            name="sicoop",
+            vocabulary=NETWORK,
+            authenticate=lambda number, version: KEYS["00000001"],
+            handle=self.bench.node.handle,
+            sessions_max=8,
+            guard=self.bench.guard,
+            on_state=lambda step, *values: self.told.append(values),
+        )
+
+    async def network(self) -> Client:
+        client = self.bench.connect("0012", KEYS["00000001"])
+        client.session = Initiator(
+            vocabulary=NETWORK, peer="0012", key=KEYS["00000001"], nonce=bytes(16)
+        )
+        await client.sign_on()
+        await client.send(Echo(id=1))
+        await client.heard()
+        return client
+
+    def ask(self, reference: str) -> bool:
+        step = Step(0, 0)
+        asked = self.bench.driver.ask(step, "0012", Status(0, reference))
+        for effect in step.effects:
+            assert isinstance(effect, Send)
+            effect.to.ready(effect.message)  # type: ignore[attr-defined]
+            effect.to.flush()  # type: ignore[attr-defined]
+        return asked
+
+
+REFERENCE = "0012" + "0" * 22
+
+
+async def test_a_network_is_asked_and_answers(nursery: trio.Nursery) -> None:
+    place = _Asking(nursery)
+    assert not place.ask(REFERENCE), "no session, nobody to ask"
+    client = await place.network()
+    assert place.ask(REFERENCE)
+    (question,) = await client.heard()
+    assert (type(question), question.reference) == (Status, REFERENCE)
+    await client.send(
+        StatusAnswer(question.id + 7, "ERROR", REFERENCE),  # to nothing we asked
+        StatusAnswer(question.id, "REGISTRADA", REFERENCE),
+        StatusAnswer(question.id, "ERROR", REFERENCE),  # a second time
+    )
+    await trio.testing.wait_all_tasks_blocked()
+    assert place.told == [("0012", REFERENCE, "REGISTRADA")]
+
+
+async def test_an_answer_about_something_else_decides_nothing(nursery: trio.Nursery) -> None:
+    place = _Asking(nursery)
+    client = await place.network()
+    place.ask(REFERENCE)
+    (question,) = await client.heard()
+    await client.send(StatusAnswer(question.id, "ERROR", "0013" + "0" * 22))
+    await trio.testing.wait_all_tasks_blocked()
+    assert place.told == []
+
+
+async def test_questions_that_nobody_answers_are_forgotten(nursery: trio.Nursery) -> None:
+    place = _Asking(nursery)
+    await place.network()
+    for number in range(ASKED_MAX + 10):
+        assert place.ask(f"0012{number:022}")
+    (peer,) = place.bench.driver.peers
+    assert len(peer.asked) == ASKED_MAX

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import core_ext._ledger as native
+from core_ext._batch import Batch
 from core_ext._journal import Journal, Reader
 from core_ext._ledger import (
     ASK_NETWORK,
@@ -20,7 +21,6 @@ from core_ext._ledger import (
     NO_LIMIT,
     POSITION,
     UNTIL_UNLOCKED,
-    Batch,
     Ledger,
     NullSink,
 )

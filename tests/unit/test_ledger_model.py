@@ -12,12 +12,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from core_ext._batch import Batch
 from core_ext._ledger import (
     CREDITS_MUST_NOT_EXCEED_DEBITS,
     DEBITS_MUST_NOT_EXCEED_CREDITS,
     NO_LIMIT,
     POSITION,
-    Batch,
     Ledger,
 )
 from core_ext._sink import MemorySink, Sink

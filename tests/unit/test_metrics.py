@@ -159,3 +159,14 @@ async def test_loop_clock_as_an_instrument() -> None:
         trio.lowlevel.remove_instrument(clock)
     assert clock.turns >= 2
     assert 0 <= clock.ratio() <= 1
+
+
+def test_histograms_of_one_kind_are_told_apart_by_their_label() -> None:
+    metrics = Metrics()
+    ways = {"bank": Latencies()}
+    metrics.add_histograms("link_answer", "From request to answer.", lambda: ways, "link")
+    ways["ceibo"] = Latencies()  # read at each scrape: links come and go
+    for link in ways:
+        assert value(metrics, "troncal_link_answer_seconds_count", link=link) == 10
+        assert value(metrics, "troncal_link_answer_seconds_bucket", link=link, le="+Inf") == 10
+        assert value(metrics, "troncal_link_answer_seconds_sum", link=link) == 3.0

@@ -267,8 +267,8 @@ def test_memory_of_a_record():
     empty = records.bytes_used
     for i in range(1 << 14):
         records.put(1, i.to_bytes(16, "little"), bytes(200))
-    # 28 bytes of entry, 10 of head, the allocator's 8, all to 16; and the table at 3/8 to 3/4.
-    assert 272 <= (records.bytes_used - empty) / len(records) <= 272 + 16 * 8 / 3
+    # 28 bytes of entry, 10 of head, 216 of key and value, all to 16; and a slot at 5/16 to 5/8.
+    assert 256 <= (records.bytes_used - empty) / len(records) <= 256 + 8 * 16 / 5
     for i in range(1 << 14):
         records.delete(1, i.to_bytes(16, "little"))
     assert len(records) == 0

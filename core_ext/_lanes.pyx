@@ -1,0 +1,468 @@
+"""Plain-TCP connections that are read, and answered where a request is common, without Python.
+
+`Lanes` is the epoll of the pump (`switch.net.pump`) with a shortcut in it. Whatever is ready is
+read here. A session frame whose MAC is good and whose payload is a plain cash_out is decided in
+place (`_straight`), and its answer waits here until the journal's group is durable; then all
+answers of a connection leave in one write. Everything else is handed back to Python with nothing
+consumed: another message, a bad frame, what `_straight` leaves to the flows, an end of a stream.
+
+Other kinds of connection decide their common requests likewise (`_desk`). One owner thread.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcpy, memmove
+
+from core_ext._counters cimport Histogram
+from core_ext._cursor cimport Pen, pen, put, put_u8
+from core_ext._frames cimport Channel
+from core_ext._issuer cimport MINE
+from core_ext._journal cimport Journal
+from core_ext._pack cimport put_array, put_chars, put_str, text
+from core_ext._payload cimport (
+    ANSWER_MAX, Approved, CashOut, read, write_json, write_msgpack,
+)
+from core_ext._straight cimport Done, Straight
+from core_ext._ticket cimport Ticket
+
+import os
+
+cdef extern from "<sys/epoll.h>" nogil:
+    ctypedef union epoll_data_t:
+        int fd
+
+    cdef struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+
+    int epoll_create1(int flags)
+    int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
+    int epoll_wait(int epfd, epoll_event* events, int maxevents, int timeout)
+    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN
+
+cdef extern from "<sys/socket.h>" nogil:
+    Py_ssize_t recv(int fd, void* buffer, size_t n, int flags)
+    Py_ssize_t send(int fd, const void* buffer, size_t n, int flags)
+    int MSG_DONTWAIT, MSG_NOSIGNAL
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd)
+
+cdef enum:
+    EVENTS_MAX = 1024          # sockets served in one pass; the rest is still readable in the next
+    READ_BYTES_MAX = 16384
+    FRAME_SPARE = 10           # length and MAC around a payload
+    OUT_KEPT = 16384           # a larger output buffer goes back to the system once it is empty
+
+
+cdef class Lane:
+    """One connection whose common requests are decided natively; see the subclasses.
+
+    Attributes:
+        fd: its socket; -1 where only Python may touch it.
+        in_flight: requests taken that have no answer yet.
+        heard_s: time of the last byte received, on trio's clock.
+        direct: answers may be written to the socket at once: nothing of ours waits before them.
+        attended: it is read here now.
+        reports: its owner is told whenever answers have left; else only while not `attended`.
+    """
+
+    def __dealloc__(self):
+        free(self._out.data)
+
+    def close(self):
+        """Write nothing more; what is still held is dropped when its time comes."""
+        self.fd = -1
+        self.owner = None
+
+    cdef bint usable(self) noexcept:
+        return False
+
+    cdef bint push(self, const unsigned char* p, Py_ssize_t n) except -1:
+        raise NotImplementedError
+
+    cdef int work(self, Lanes lanes, int64_t now_ns, int64_t mono_ns, int* room) except -1:
+        raise NotImplementedError
+
+    cdef object left(self):
+        raise NotImplementedError
+
+    cdef object surrender(self):
+        raise NotImplementedError
+
+    cdef int seal(self, const unsigned char* payload, Py_ssize_t n) except -1:
+        raise NotImplementedError
+
+    cdef unsigned char* extend(self, Py_ssize_t n) except NULL:
+        """Room for n more bytes behind what is to be written."""
+        cdef Py_ssize_t need = self._out.n + n, capacity
+        cdef void* larger
+        if need > self._out.capacity:
+            capacity = max(2 * self._out.capacity, need, 1024)
+            larger = realloc(self._out.data, capacity)
+            if larger == NULL:
+                raise MemoryError
+            self._out.data = <unsigned char*> larger
+            self._out.capacity = capacity
+        self._out.n = need
+        return self._out.data + need - n
+
+
+@cython.final
+cdef class TerminalLane(Lane):
+    """One session of a terminal: its plain cash_outs are decided.
+
+    The counters of its MACs are those of the session's channel, so that both ways may take turns.
+
+    Args:
+        owner: told of what is left to be written.
+        channel: of its session.
+        fd: its socket, or -1.
+    """
+
+    def __cinit__(self, owner, Channel channel not None, int fd):
+        self.owner = owner
+        self._channel = channel
+        self.fd = fd
+        self.direct = True
+
+    def name(self, str terminal not None, int in_flight_max):
+        """Take the straight way from now on: the session is confirmed as this terminal's."""
+        cdef bytes raw = terminal.encode()
+        if len(raw) != 8 or in_flight_max < 1:
+            raise ValueError("a terminal has 8 digits")
+        memcpy(self._terminal, <const char*> raw, 8)
+        self._in_flight_max = in_flight_max
+        self._named = True
+
+    def hand_back(self):
+        """Leave every request to Python from now on."""
+        self._named = False
+
+    cdef bint usable(self) noexcept:
+        return self._named and self.fd >= 0
+
+    cdef bint push(self, const unsigned char* p, Py_ssize_t n) except -1:
+        return self._channel.take_in(p, n)
+
+    cdef object left(self):
+        return None  # it is in the channel
+
+    cdef object surrender(self):
+        return None
+
+    cdef int seal(self, const unsigned char* payload, Py_ssize_t n) except -1:
+        cdef Pen w = pen(self.extend(n + FRAME_SPARE), n + FRAME_SPARE)
+        return self._channel.write_payload(&w, payload, n)
+
+    cdef int work(self, Lanes lanes, int64_t now_ns, int64_t mono_ns, int* room) except -1:
+        cdef const unsigned char* p = NULL
+        cdef Py_ssize_t n = 0
+        cdef unsigned char answer[ANSWER_MAX]
+        cdef CashOut m
+        cdef Done done
+        cdef Ticket ticket
+        cdef bint json
+        while self.in_flight < self._in_flight_max and self._channel.peek(&p, &n):
+            if not read(p, n, &m):
+                return LEFT
+            if room[0] <= 0:
+                return FULL
+            json = p[0] == 123
+            if lanes.straight.decide(
+                text(self._terminal, 8), &m, now_ns, &done, &ticket
+            ) != MINE:
+                return LEFT
+            self._channel.skip()
+            n = self._encode(&done, &ticket, json, answer)
+            lanes.hold(self, answer, n, mono_ns)
+            room[0] -= 1
+        return LEFT if self._channel.more else ALL
+
+    cdef Py_ssize_t _encode(
+        self, const Done* done, const Ticket* ticket, bint json, unsigned char* out
+    ) except -1:
+        cdef Pen w = pen(out, ANSWER_MAX)
+        cdef Approved a
+        cdef int i
+        a.operation = text(done.operation, 12)
+        a.authorization = text(done.authorization, 6)
+        a.business_date = text(done.business_date, 10)
+        a.amount = done.amount
+        a.trace = done.trace
+        if json:
+            write_json(&w, &a)
+            if done.ticket:
+                put(&w, b',"ticket":', 10)
+                for i in range(ticket.count):
+                    put(&w, b',"' if i else b'["', 2)
+                    put(&w, ticket.lines[i].at, ticket.lines[i].n)
+                    put_u8(&w, 34)
+                put_u8(&w, 93)
+            put_u8(&w, 125)
+        else:
+            write_msgpack(&w, &a, done.ticket)
+            if done.ticket:
+                put_array(&w, ticket.count)
+                for i in range(ticket.count):
+                    put_str(&w, text(ticket.lines[i].at, ticket.lines[i].n))
+        assert not w.short, "an answer has 20 lines of 40 signs at most"
+        return w.at - out
+
+
+@cython.final
+cdef class Lanes:
+    """The pump's sockets.
+
+    Args:
+        straight: decides.
+        journal: whose records the answers reveal.
+        latency: takes how long each answer was on its way.
+
+    Attributes:
+        taken: requests decided here so far.
+    """
+
+    def __cinit__(
+        self, Straight straight not None, Journal journal not None, Histogram latency not None
+    ):
+        self.straight = straight
+        self._journal = journal
+        self._latency = latency
+        self._sources = {}
+        self._lanes = {}
+        self._events = malloc(EVENTS_MAX * sizeof(epoll_event))
+        self._scratch = <unsigned char*> malloc(READ_BYTES_MAX)
+        self._epoll = -1
+        if self._events == NULL or self._scratch == NULL:
+            raise MemoryError
+        self._epoll = epoll_create1(EPOLL_CLOEXEC)
+        if self._epoll < 0:
+            raise OSError(errno, os.strerror(errno))
+
+    def __dealloc__(self):
+        if self._epoll >= 0:
+            close(self._epoll)
+        while self._held_count:
+            self._drop_first()
+        free(self._events)
+        free(self._scratch)
+        free(self._held)
+        free(self._payloads)
+
+    def fileno(self):
+        """Readable where a source is."""
+        return self._epoll
+
+    def add(self, int fd, source not None, Lane lane=None):
+        """Attend to a socket. `source` is named by `next`; `lane`: it may be decided here."""
+        cdef epoll_event event
+        event.events = EPOLLIN
+        event.data.fd = fd
+        if epoll_ctl(self._epoll, EPOLL_CTL_ADD, fd, &event):
+            raise OSError(errno, os.strerror(errno))
+        self._sources[fd] = source
+        if lane is not None:
+            self._lanes[fd] = lane
+            lane.attended = True
+
+    def remove(self, int fd):
+        """Attend to it no more. Returns what was read but not decided, for Python (b"": nothing);
+        None where it was not attended to."""
+        cdef Lane lane
+        cdef object rest = b""
+        if self._sources.pop(fd, None) is None:
+            return None
+        epoll_ctl(self._epoll, EPOLL_CTL_DEL, fd, NULL)
+        lane = self._lanes.pop(fd, None)
+        if lane is not None:
+            lane.attended = False
+            rest = lane.surrender() or b""
+            if lane is self._current:
+                self._current = self._current_source = None
+        return rest
+
+    # ---- a pass
+
+    def begin(self):
+        """Find out which sources are ready, at most 1024; `next` serves them. Goes on with the
+        last pass where that has `more`."""
+        cdef int n
+        if not self.more:
+            n = epoll_wait(self._epoll, <epoll_event*> self._events, EVENTS_MAX, 0)
+            self._ready = max(n, 0)
+            self._next = 0
+
+    @property
+    def more(self):
+        """Whether this pass is not over."""
+        return self._current is not None or self._next < self._ready
+
+    def next(self, bint decide, int64_t now_ns, int64_t mono_ns, double now_s, int room):
+        """Go on with the pass up to what Python has to do, and return it, or None.
+
+        Args:
+            decide: False: nothing may be decided here now.
+            now_ns, mono_ns: the step's clocks. now_s: trio's time.
+            room: how many more requests this step may take.
+
+        Returns:
+            (source, data), where data is what was read; b"": the stream has ended; None: it is in
+            the session's channel already. None: the pass is over, or without `room` (see `more`).
+        """
+        cdef int fd, taken
+        cdef Py_ssize_t n
+        cdef Lane lane
+        while room > 0:
+            if self._current is not None:
+                lane, source = self._current, self._current_source
+                self._current = self._current_source = None
+                if not decide or not lane.usable():
+                    data = lane.surrender()
+                    if data == b"":
+                        continue
+                    return source, data
+            elif self._next < self._ready:
+                fd = (<epoll_event*> self._events)[self._next].data.fd
+                self._next += 1
+                source = self._sources.get(fd)
+                if source is None:
+                    continue
+                n = recv(fd, self._scratch, READ_BYTES_MAX, MSG_DONTWAIT)
+                if n < 0:
+                    if errno == EAGAIN or errno == EINTR:
+                        continue
+                    n = 0
+                lane = self._lanes.get(fd)
+                if lane is not None:
+                    lane.heard_s = now_s
+                if (n == 0 or lane is None or not decide or not lane.usable()
+                        or not lane.push(self._scratch, n)):
+                    data = PyBytes_FromStringAndSize(<const char*> self._scratch, n)
+                    rest = None if lane is None or n == 0 else lane.surrender()
+                    return source, data if rest is None else rest + data
+            else:
+                break
+            taken = lane.work(self, now_ns, mono_ns, &room)
+            if taken != ALL:  # what is behind comes next, once Python has done its part
+                self._current, self._current_source = lane, source
+            if taken == LEFT:
+                return source, lane.left()
+        return None
+
+    # ---- answers that wait
+
+    @property
+    def held(self):
+        """How many answers wait for durability."""
+        return self._held_count
+
+    cdef int hold(
+        self, Lane lane, const unsigned char* payload, Py_ssize_t n, int64_t mono_ns
+    ) except -1:
+        """Keep the answer of a request that was decided here until all that is in the journal now
+        is durable."""
+        cdef Held* held
+        self._make_room(n)
+        memcpy(self._payloads + self._payload_end, payload, n)
+        self._payload_end += n
+        held = &self._held[self._held_first + self._held_count]
+        held.seq = self._journal._next_seq - 1
+        held.at_ns = mono_ns
+        held.lane = <void*> lane
+        held.n = n
+        Py_INCREF(lane)
+        self._held_count += 1
+        lane.in_flight += 1
+        self.taken += 1
+        return 0
+
+    cdef int _make_room(self, Py_ssize_t n) except -1:
+        """Room for one more answer, behind the last: move down what is held, or take more."""
+        cdef Py_ssize_t used = self._payload_end - self._payload_first, capacity
+        cdef void* larger
+        if self._payload_end + n > self._payload_capacity:
+            if used:
+                memmove(self._payloads, self._payloads + self._payload_first, used)
+            self._payload_first, self._payload_end = 0, used
+            if used + n > self._payload_capacity // 2:
+                capacity = max(2 * self._payload_capacity, 65536, used + n)
+                larger = realloc(self._payloads, capacity)
+                if larger == NULL:
+                    raise MemoryError
+                self._payloads = <unsigned char*> larger
+                self._payload_capacity = capacity
+        if self._held_first + self._held_count == self._held_capacity:
+            if self._held_count:
+                memmove(
+                    self._held, self._held + self._held_first, self._held_count * sizeof(Held)
+                )
+            self._held_first = 0
+            if self._held_count >= self._held_capacity // 2:
+                capacity = max(2 * self._held_capacity, 1024)
+                larger = realloc(self._held, capacity * sizeof(Held))
+                if larger == NULL:
+                    raise MemoryError
+                self._held = <Held*> larger
+                self._held_capacity = capacity
+        return 0
+
+    cdef void _drop_first(self) noexcept:
+        cdef Held* held = &self._held[self._held_first]
+        self._payload_first += held.n
+        self._held_first += 1
+        self._held_count -= 1
+        Py_DECREF(<Lane> held.lane)
+
+    def release(self, uint64_t durable_seq, int64_t now_ns):
+        """Write every answer whose decision is durable, one write for each connection.
+
+        Returns:
+            (number of answers, [(owner, data)]): what their owners have to do: data is left to be
+            written; b"": nothing, but answers have left that it may wait for; None: the connection
+            is lost.
+        """
+        cdef list lanes = [], left = []
+        cdef Held* held
+        cdef Lane lane
+        cdef Py_ssize_t count = 0
+        while self._held_count and self._held[self._held_first].seq <= durable_seq:
+            held = &self._held[self._held_first]
+            lane = <Lane> held.lane
+            if lane._answered == 0:
+                lanes.append(lane)
+            lane._answered += 1
+            if lane.fd >= 0:
+                lane.seal(self._payloads + self._payload_first, held.n)
+            self._latency.put(now_ns - held.at_ns)
+            self._drop_first()
+            count += 1
+        for lane in lanes:
+            self._write(lane, left)
+        return count, left
+
+    cdef int _write(self, Lane lane, list left) except -1:
+        cdef Py_ssize_t sent = 0
+        lane.in_flight -= lane._answered
+        lane._answered = 0
+        if lane.fd >= 0 and lane.direct and lane._out.n:
+            sent = send(lane.fd, lane._out.data, lane._out.n, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if sent < 0 and (errno == EAGAIN or errno == EINTR):
+                sent = 0
+        if sent < 0:
+            left.append((lane.owner, None))
+        elif lane.fd >= 0 and sent < lane._out.n:
+            left.append((lane.owner, PyBytes_FromStringAndSize(
+                <const char*> lane._out.data + sent, lane._out.n - sent)))
+        elif lane.owner is not None and (lane.reports or not lane.attended):
+            left.append((lane.owner, b""))
+        lane._out.n = 0
+        if lane._out.capacity > OUT_KEPT:
+            free(lane._out.data)
+            lane._out.data = NULL
+            lane._out.capacity = 0
+        return 0

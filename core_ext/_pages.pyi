@@ -1,0 +1,3 @@
+__pyx_capi__: dict[str, object]  # what other native modules link to
+
+def touched() -> int: ...

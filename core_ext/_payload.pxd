@@ -1,0 +1,301 @@
+"""A terminal's cash_out and its answer as payloads of session frames, read and written in place.
+
+Read is the plain form of a `CashOut`, in JSON or MessagePack: every field once, texts of printable
+ASCII without escapes, whole numbers. Whatever else may also be meant (unknown fields, escapes,
+`1e3`) is for the general decoder: `read` says no, and never judges. Written is what msgspec writes.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from core_ext._cursor cimport Cursor, Pen, cursor, left, put, put_u8, take_u8
+from core_ext._pack cimport (
+    Text, is_text, nothing, put_array, put_bool, put_chars, put_number, put_str, put_struct,
+    put_uint, spoil, take_str, take_uint, text,
+)
+
+cdef enum:
+    LOCAL_TIME_MAX = 40
+    TRACE_MAX = 999_999
+    ANSWER_MAX = 2048      # bytes of an answer, ticket included
+    FIELDS = 11
+
+cdef struct CashOut:       # as the terminal sent it; texts in the caller's memory, not looked at
+    Text cashier
+    Text document_type
+    Text document          # p is NULL where it was not sent; so for phone and branch
+    Text phone
+    Text token
+    Text currency
+    Text branch
+    int64_t amount
+    uint32_t trace
+
+cdef struct Approved:      # what an answer says
+    Text operation
+    Text authorization
+    Text business_date
+    int64_t amount
+    uint32_t trace
+
+cdef enum Field:
+    OP = 0
+    TRACE = 1
+    CASHIER = 2
+    DOCUMENT_TYPE = 3
+    DOCUMENT = 4
+    PHONE = 5
+    TOKEN = 6
+    AMOUNT_FIELD = 7
+    CURRENCY = 8
+    BRANCH = 9
+    LOCAL_TIME = 10
+    NO_FIELD = 11
+
+
+cdef inline Field field_named(Text name) noexcept nogil:
+    if name.n == 2 and is_text(name, b"op", 2):
+        return OP
+    if name.n == 5:
+        if is_text(name, b"trace", 5):
+            return TRACE
+        if is_text(name, b"token", 5):
+            return TOKEN
+        if is_text(name, b"phone", 5):
+            return PHONE
+    elif name.n == 6:
+        if is_text(name, b"amount", 6):
+            return AMOUNT_FIELD
+        if is_text(name, b"branch", 6):
+            return BRANCH
+    elif name.n == 8:
+        if is_text(name, b"document", 8):
+            return DOCUMENT
+        if is_text(name, b"currency", 8):
+            return CURRENCY
+    elif is_text(name, b"cashier", 7):
+        return CASHIER
+    elif is_text(name, b"document_type", 13):
+        return DOCUMENT_TYPE
+    elif is_text(name, b"local_time", 10):
+        return LOCAL_TIME
+    return NO_FIELD
+
+
+cdef inline void begin(CashOut* m) noexcept nogil:
+    m.cashier = m.document = m.phone = m.token = m.currency = m.branch = nothing()
+    m.document_type = text(b"CI", 2)
+    m.amount = 0
+    m.trace = 0
+
+
+cdef inline bint set_text(CashOut* m, Field field, Text value) noexcept nogil:
+    if field == CASHIER:
+        m.cashier = value
+    elif field == DOCUMENT_TYPE:
+        m.document_type = value
+    elif field == DOCUMENT:
+        m.document = value
+    elif field == PHONE:
+        m.phone = value
+    elif field == TOKEN:
+        m.token = value
+    elif field == CURRENCY:
+        m.currency = value
+    elif field == BRANCH:
+        m.branch = value
+    elif field == LOCAL_TIME:
+        return value.n <= LOCAL_TIME_MAX
+    else:
+        return field == OP and is_text(value, b"cash_out", 8)
+    return True
+
+
+cdef inline bint whole(const CashOut* m, uint32_t seen) noexcept nogil:
+    """Whether what must be there is there, and the numbers are in range."""
+    cdef uint32_t needed = 1 << OP | 1 << TRACE | 1 << CASHIER | 1 << TOKEN | 1 << AMOUNT_FIELD
+    needed |= 1 << CURRENCY
+    return (seen & needed) == needed and 1 <= m.trace <= TRACE_MAX and 1 <= m.amount <= <int64_t> 999_999_999_999
+
+
+# ---- reading
+
+
+cdef inline uint8_t peek(const Cursor* c) noexcept nogil:
+    """The next byte, left where it is; 0 at the end."""
+    return c.at[0] if left(c) > 0 else 0
+
+
+cdef inline void blanks(Cursor* c) noexcept nogil:
+    while peek(c) in (32, 9, 10, 13):
+        take_u8(c)
+
+
+cdef inline bint sign(Cursor* c, uint8_t wanted) noexcept nogil:
+    """Take one character of JSON's own, with blanks around it; False where it is another."""
+    blanks(c)
+    if peek(c) != wanted:
+        spoil(c)
+        return False
+    take_u8(c)
+    blanks(c)
+    return True
+
+
+cdef inline Text json_text(Cursor* c) noexcept nogil:
+    """A string of printable ASCII without escapes."""
+    cdef const unsigned char* start
+    cdef uint8_t byte
+    if take_u8(c) != 34:
+        spoil(c)
+        return nothing()
+    start = c.at
+    while True:
+        byte = take_u8(c)
+        if byte == 34:
+            return text(start, c.at - 1 - start)
+        if not 32 <= byte <= 126 or byte == 92:
+            spoil(c)
+            return nothing()
+
+
+cdef inline uint64_t json_number(Cursor* c) noexcept nogil:
+    """A whole number of at most 12 digits, without sign and leading zeros."""
+    cdef uint64_t value = 0
+    cdef int digits = 0
+    while 48 <= peek(c) <= 57:
+        value = 10 * value + take_u8(c) - 48
+        digits += 1
+        if digits > 12 or (value == 0 and digits > 1):
+            spoil(c)
+            return 0
+    if digits == 0:
+        spoil(c)
+    return value
+
+
+cdef inline void set_number(CashOut* m, Field field, uint64_t value, Cursor* c) noexcept nogil:
+    if field == AMOUNT_FIELD and value <= <uint64_t> 999_999_999_999:
+        m.amount = <int64_t> value
+    elif field == TRACE and value <= TRACE_MAX:
+        m.trace = <uint32_t> value
+    else:
+        spoil(c)
+
+
+cdef inline bint read_json(Cursor* c, CashOut* m) noexcept nogil:
+    cdef uint32_t seen = 0
+    cdef Field field
+    if not sign(c, 123):
+        return False
+    while not c.short:
+        field = field_named(json_text(c))
+        if field == NO_FIELD or seen >> <int> field & 1 or not sign(c, 58):
+            return False
+        seen |= <uint32_t> 1 << <int> field
+        if field == AMOUNT_FIELD or field == TRACE:
+            set_number(m, field, json_number(c), c)
+        elif not set_text(m, field, json_text(c)):
+            return False
+        blanks(c)
+        if peek(c) == 125:
+            break
+        sign(c, 44)
+    take_u8(c)
+    blanks(c)
+    return not c.short and left(c) == 0 and whole(m, seen)
+
+
+cdef inline bint printable(Text t) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(t.n):
+        if not 32 <= t.p[i] <= 126:
+            return False
+    return True
+
+
+cdef inline bint read_msgpack(Cursor* c, CashOut* m) noexcept nogil:
+    cdef uint32_t seen = 0
+    cdef uint8_t head = take_u8(c)
+    cdef int pairs
+    cdef Field field
+    cdef Text value
+    if head & 0xF0 == 0x80:
+        pairs = head & 0x0F
+    elif head == 0xDE and take_u8(c) == 0:
+        pairs = take_u8(c)
+    else:
+        return False
+    while pairs and not c.short:
+        pairs -= 1
+        field = field_named(take_str(c))
+        if field == NO_FIELD or seen >> <int> field & 1:
+            return False
+        seen |= <uint32_t> 1 << <int> field
+        if field == AMOUNT_FIELD or field == TRACE:
+            set_number(m, field, take_uint(c), c)
+        else:
+            value = take_str(c)
+            if not printable(value) or not set_text(m, field, value):
+                return False
+    return not c.short and left(c) == 0 and whole(m, seen)
+
+
+cdef inline bint read(const unsigned char* p, Py_ssize_t n, CashOut* m) noexcept nogil:
+    """Read a payload; False: it is no cash_out of the plain form, and may be anything."""
+    cdef Cursor c = cursor(p, n)
+    begin(m)
+    if peek(&c) == 123:
+        return read_json(&c, m)
+    return read_msgpack(&c, m)
+
+
+# ---- writing
+
+
+cdef inline void write_json(Pen* w, const Approved* a) noexcept nogil:
+    """The answer to an approved cash_out that was registered, but for its end: ticket and brace."""
+    put(w, b'{"op":"answer","code":"00","key":"APROBADA","text":"Entregue el efectivo.",', 75)
+    put(w, b'"trace":', 8)
+    put_number(w, a.trace)
+    put(w, b',"instruction":"ENTREGUE","state":"REGISTRADA","operation":"', 60)
+    put(w, a.operation.p, a.operation.n)
+    put(w, b'","authorization":"', 19)
+    put(w, a.authorization.p, a.authorization.n)
+    put(w, b'","business_date":"', 19)
+    put(w, a.business_date.p, a.business_date.n)
+    put(w, b'","amount":', 11)
+    put_number(w, <uint64_t> a.amount)
+    put(w, b',"fee":0,"duplicate":false', 26)
+
+
+cdef inline void write_msgpack(Pen* w, const Approved* a, bint ticket) noexcept nogil:
+    """The same in MessagePack, up to the lines of the ticket where there is one."""
+    put_struct(w, 14 if ticket else 13)
+    put_chars(w, b"op", 2)
+    put_chars(w, b"answer", 6)
+    put_chars(w, b"code", 4)
+    put_chars(w, b"00", 2)
+    put_chars(w, b"key", 3)
+    put_chars(w, b"APROBADA", 8)
+    put_chars(w, b"text", 4)
+    put_chars(w, b"Entregue el efectivo.", 21)
+    put_chars(w, b"trace", 5)
+    put_uint(w, a.trace)
+    put_chars(w, b"instruction", 11)
+    put_chars(w, b"ENTREGUE", 8)
+    put_chars(w, b"state", 5)
+    put_chars(w, b"REGISTRADA", 10)
+    put_chars(w, b"operation", 9)
+    put_str(w, a.operation)
+    put_chars(w, b"authorization", 13)
+    put_str(w, a.authorization)
+    put_chars(w, b"business_date", 13)
+    put_str(w, a.business_date)
+    put_chars(w, b"amount", 6)
+    put_uint(w, <uint64_t> a.amount)
+    put_chars(w, b"fee", 3)
+    put_uint(w, 0)
+    put_chars(w, b"duplicate", 9)
+    put_bool(w, False)
+    if ticket:
+        put_chars(w, b"ticket", 6)

@@ -1,0 +1,46 @@
+from typing import Literal, final
+
+_Fate = Literal["in flight", "answered", "expired", "lost", "withdrawn"]
+_Parts = tuple[str | None, ...]
+_Ended = tuple[object, int, int]
+
+class PendingFull(Exception): ...
+
+@final
+class Pending:
+    names: tuple[str, ...]
+    in_flight_max: int
+    remembered_max: int
+    def __new__(
+        cls,
+        match: tuple[str, ...],
+        check: tuple[str, ...] = (),
+        *,
+        in_flight_max: int = 256,
+        remembered_max: int = 4096,
+        first_stan: int = 1,
+    ) -> Pending: ...
+    def next_stan(self, second: int) -> int: ...
+    def add(
+        self,
+        parts: _Parts,
+        token: object,
+        *,
+        sent_ns: int,
+        deadline_ns: int,
+        stan: int = 0,
+        group: int = 0,
+    ) -> bool: ...
+    def take(self, parts: _Parts, now_ns: int) -> _Ended | None: ...
+    def withdraw(self, parts: _Parts, now_ns: int) -> _Ended | None: ...
+    def fate(self, parts: _Parts) -> tuple[_Fate, int, int] | None: ...
+    def expire(self, now_ns: int, max_count: int = 0xFFFFFFFF) -> list[_Ended]: ...
+    def lose(self, group: int, now_ns: int) -> list[_Ended]: ...
+    def nearest(self, parts: _Parts) -> tuple[_Parts, tuple[str, ...], int] | None: ...
+    @property
+    def next_ns(self) -> int | None: ...
+    @property
+    def oldest_ns(self) -> int | None: ...
+    @property
+    def remembered(self) -> int: ...
+    def __len__(self) -> int: ...

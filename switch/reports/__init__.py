@@ -1,0 +1,1 @@
+"""Files and reports for other parties: the daily conciliation file, its comparison, statements."""

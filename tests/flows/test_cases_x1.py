@@ -1,0 +1,468 @@
+"""Acceptance cases X101 to X140: one failure at each hop and each step, with the roles apart.
+
+Each runs as a cash_out and as a deposit (D07). The nodes and the hops between them are those of
+`tests.apart`; the ends are those of section 5 of the acceptance specification.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protocols.messages import Delivered, LastOperation
+from tests.apart import Apart, Flight, only
+from tests.house import TERMINAL, Told
+
+A = 150_000
+PAYS = {"cash_out": "ENTREGUE", "deposit": "RECIBA"}
+REFUSES = {"cash_out": "NO_ENTREGUE", "deposit": "NO_RECIBA"}
+LATER = {"cash_out": "NO_ENTREGUE", "deposit": "DEVUELVA"}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[Apart]:
+    found = Apart(tmp_path)
+    yield found
+    found.close()
+
+
+@pytest.fixture(params=["cash_out", "deposit"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def end(world: Apart, kind: str, number: int) -> None:
+    """Check the E or F end of this number for the one operation there is."""
+    world.expect_end(1, f"{'E' if kind == 'cash_out' else 'F'}{number}", A, kind=kind)
+
+
+def refused(world: Apart, told: Any, kind: str, code: str = "91") -> None:
+    """The terminal was told not to move cash, and is told so again."""
+    assert (told.answer.code, told.answer.instruction) == (code, REFUSES[kind])
+    assert world.query(1, kind).instruction == LATER[kind]
+
+
+# ---- terminal and red
+
+
+def test_X101_X102_X103_nothing_arrived(world: Apart, kind: str) -> None:
+    """Whatever never became durable at red never existed: the same trace may be sent again."""
+    answer = world.red.ask(LastOperation(original=1, kind=kind))
+    assert (answer.code, answer.instruction) == ("25", LATER[kind])
+    world.sessions.up = False
+    step = world.red.node.begin()  # X103: taken, and red stops before it is durable
+    terminal = world.red.node.registry.terminal(TERMINAL)
+    assert terminal is not None
+    world.red.node.terminal_request(step, terminal, world.red.request(1, A, kind=kind), Told())
+    world.red.node.end(step)
+    world.restart("red")
+    assert world.red.register(1) is None
+    assert world.operation(kind, 1, A).answer.code == "00"
+    end(world, kind, 1)
+
+
+@pytest.mark.parametrize("arrived", [False, True])
+def test_X104_red_stops_after_iniciada(world: Apart, kind: str, arrived: bool) -> None:
+    """Unknown, never "not sent": sicoop is asked, and what it holds is undone."""
+    world.sessions.policy = only("hold", "drop_answer" if arrived else "hold")
+    told = world.operation(kind, 1, A)
+    world.kill("red")
+    world.sessions.policy = only("hold", "hold")
+    world.start("red")
+    assert world.query(1, kind).instruction == "ESPERE"
+    world.connect()
+    assert told.messages == []
+    assert world.query(1, kind).instruction == LATER[kind]
+    if not arrived:
+        assert world.states(1) == ("ERROR", "TUMBA", "")
+    end(world, kind, 3)
+
+
+def test_X104_sicoop_does_not_say(world: Apart, kind: str) -> None:
+    """ESPERE does not last: without an answer it is an error, and reversed as soon as possible."""
+    world.sessions.policy = only("hold", "drop_answer")
+    world.operation(kind, 1, A)
+    world.kill("red")
+    world.disconnect(world.sessions)
+    world.start("red")
+    world.pass_time(26)
+    assert world.query(1, kind).instruction == LATER[kind]
+    assert world.states(1)[1] == "RESPONDIDA"
+    world.connect()
+    end(world, kind, 3)
+
+
+def test_X012_decline_that_was_not_registered(world: Apart) -> None:
+    """sicoop declined, red stopped before it could store that: it is registered afterwards."""
+    world.sessions.policy = only("hold", "drop_answer")
+    world.cash_out(1, A, token=world.ceibo.wrong_code())
+    world.restart("red")
+    assert world.states(1) == ("RECHAZO_REGISTRADO", "RECHAZADA", "RECHAZADA")
+    end(world, "cash_out", 2)
+
+
+def test_X105_sicoop_refuses_the_connection(world: Apart, kind: str) -> None:
+    world.disconnect(world.sessions)
+    told = world.operation(kind, 1, A)
+    refused(world, told, kind)
+    world.connect()
+    assert world.sessions.history == []
+    end(world, kind, 0)
+
+
+def test_X105_refused_after_it_was_durable(world: Apart, kind: str) -> None:
+    """The link went down between the decision to send and the sending."""
+    real = world.sessions.request
+    world.sessions.request = lambda *_, **__: "full"  # type: ignore[method-assign]
+    told = world.operation(kind, 1, A)
+    world.sessions.request = real  # type: ignore[method-assign]
+    refused(world, told, kind)
+    end(world, kind, 0)
+
+
+def test_X106_request_lost_between_red_and_sicoop(world: Apart, kind: str) -> None:
+    world.sessions.policy = only("hold", "hold")
+    told = world.operation(kind, 1, A)
+    world.pass_time(24)
+    assert told.messages == []
+    world.pass_time(1)
+    refused(world, told, kind)
+    assert world.states(1) == ("ERROR", "TUMBA", "")
+    # It was only late: its tombstone is there already.
+    (late,) = world.sessions.sent("hold")
+    assert world.sessions.process(late).code == "21"
+    world.sessions.tell(late)
+    assert world.late == 1
+    end(world, kind, 3)
+
+
+def test_X107_sicoop_stops_before_recibida_is_durable(world: Apart, kind: str) -> None:
+    world.sessions.policy = only("hold", "hold")
+    told = world.operation(kind, 1, A)
+    world.restart("sicoop")
+    refused(world, told, kind)
+    end(world, kind, 3)
+
+
+# ---- sicoop and ceibo
+
+
+def test_X108_sicoop_stops_before_the_hold_is_sent(world: Apart, kind: str) -> None:
+    """After a restart it is never sent; the release is for safety."""
+    world.holds.policy = only("hold", "hold")
+    told = world.operation(kind, 1, A)
+    before = len(world.holds.sent("hold"))
+    world.restart("sicoop")
+    assert world.states(1)[1] == "VENCIDA"
+    assert len(world.holds.sent("hold")) == before
+    assert len(world.holds.sent("release")) == 1
+    refused(world, told, kind)
+    end(world, kind, 3)
+
+
+def test_X109_ceibo_refuses_the_connection(world: Apart, kind: str) -> None:
+    world.disconnect(world.holds)
+    told = world.operation(kind, 1, A)
+    refused(world, told, kind)
+    assert world.states(1) == ("RECHAZO_REGISTRADO", "RECHAZADA", "")
+    world.connect()
+    assert world.holds.sent("release") == []
+    end(world, kind, 2)
+
+
+def test_X109_refused_after_it_was_durable(world: Apart, kind: str) -> None:
+    real = world.holds.request
+    world.holds.request = lambda *_, **__: "full"  # type: ignore[method-assign]
+    told = world.operation(kind, 1, A)
+    world.holds.request = real  # type: ignore[method-assign]
+    refused(world, told, kind)
+    assert world.holds.sent("release") == []
+    end(world, kind, 2)
+
+
+def test_X110_hold_lost_between_sicoop_and_ceibo(world: Apart, kind: str) -> None:
+    world.holds.policy = only("hold", "hold")
+    told = world.operation(kind, 1, A)
+    world.pass_time(14)
+    assert told.messages == []
+    world.pass_time(1)
+    refused(world, told, kind)
+    assert world.states(1) == ("RECHAZO_REGISTRADO", "VENCIDA", "") or world.states(1)[2] == "TUMBA"
+    end(world, kind, 2)
+
+
+def test_X111_ceibo_stops_before_the_hold_is_durable(world: Apart, kind: str) -> None:
+    world.holds.policy = only("hold", "hold")
+    told = world.operation(kind, 1, A)
+    world.restart("ceibo")
+    refused(world, told, kind)
+    assert world.states(1)[2] == "TUMBA"
+    end(world, kind, 2)
+
+
+def test_X112_ceibo_stops_after_the_hold_is_durable(world: Apart, kind: str) -> None:
+    world.holds.policy = only("hold", "drop_answer")
+    told = world.operation(kind, 1, A)
+    world.restart("ceibo")
+    refused(world, told, kind)
+    assert world.states(1)[2] == "LIBERADA"
+    end(world, kind, 2)
+
+
+def test_X113_approval_of_ceibo_lost(world: Apart, kind: str) -> None:
+    world.holds.policy = only("hold", "drop_answer")
+    told = world.operation(kind, 1, A)
+    world.pass_time(15)
+    refused(world, told, kind)
+    assert world.states(1)[2] == "LIBERADA"
+    end(world, kind, 2)
+
+
+def test_X114_approval_of_ceibo_comes_late(world: Apart, kind: str) -> None:
+    world.holds.policy = only("hold", "drop_answer")
+    told = world.operation(kind, 1, A)
+    world.pass_time(15)
+    (late,) = world.holds.sent("hold")
+    world.holds.tell(late)
+    assert world.late == 1
+    refused(world, told, kind)
+    end(world, kind, 2)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_X115_decline_of_ceibo_lost_or_late(world: Apart, late: bool) -> None:
+    world.holds.policy = only("hold", "drop_answer")
+    told = world.cash_out(1, A, token=world.ceibo.wrong_code())
+    world.pass_time(15)
+    if late:
+        world.holds.tell(world.holds.sent("hold")[0])
+    refused(world, told, "cash_out")
+    end(world, "cash_out", 2)
+
+
+def test_X116_sicoop_stops_before_reservada_is_durable(world: Apart, kind: str) -> None:
+    world.holds.policy = only("hold", "drop_answer")
+    told = world.operation(kind, 1, A)
+    world.restart("sicoop")
+    refused(world, told, kind)
+    assert world.states(1)[2] == "LIBERADA"
+    end(world, kind, 3)
+
+
+def test_X117_reservada_without_respondida_is_released_at_the_restart(
+    world: Apart, kind: str
+) -> None:
+    """Both are one durable group, so a stop between them is one before both."""
+    test_X116_sicoop_stops_before_reservada_is_durable(world, kind)
+
+
+@pytest.mark.parametrize("registered", [False, True])
+def test_X118_sicoop_stops_after_respondida(world: Apart, kind: str, registered: bool) -> None:
+    """It must not release alone: it waits for red, and asks it after T_CONFIRM."""
+    world.sessions.policy = only("confirm", "hold") if registered else only("hold", "drop_answer")
+    told = world.operation(kind, 1, A)
+    world.kill("sicoop")
+    world.start("sicoop")
+    assert world.states(1)[1:] == ("RESPONDIDA", "ACTIVA")
+    if registered:
+        world.sessions.policy = only("", "")
+    world.connect()
+    if registered:
+        assert told.answer.code == "00"
+        end(world, kind, 1)
+    else:
+        refused(world, told, kind)
+        end(world, kind, 3)
+
+
+def test_X118_red_is_unreachable(world: Apart, kind: str) -> None:
+    world.sessions.policy = only("hold", "drop_answer")
+    world.operation(kind, 1, A)
+    world.kill("red")
+    world.restart("sicoop")
+    world.pass_time(3700)
+    assert world.states(1)[1:] == ("RESPONDIDA", "ACTIVA")
+    assert world.sicoop.node.alarms["unconfirmed"] == 2
+    world.start("red")
+    world.connect()
+    end(world, kind, 3)
+
+
+# ---- back at red
+
+
+def test_X119_approval_lost_between_sicoop_and_red(world: Apart, kind: str) -> None:
+    world.sessions.policy = only("hold", "drop_answer")
+    told = world.operation(kind, 1, A)
+    world.pass_time(25)
+    refused(world, told, kind)
+    end(world, kind, 3)
+
+
+def test_X120_approval_reaches_red_late(world: Apart, kind: str) -> None:
+    world.sessions.policy = only("hold", "drop_answer")
+    told = world.operation(kind, 1, A)
+    world.pass_time(25)
+    world.sessions.tell(world.sessions.sent("hold")[0])
+    assert world.late == 1
+    refused(world, told, kind)
+    end(world, kind, 3)
+
+
+def test_X122_red_stops_with_the_approval_in_hand(world: Apart, kind: str) -> None:
+    world.sessions.policy = only("hold", "drop_answer")
+    world.operation(kind, 1, A)
+    world.restart("red")
+    assert world.query(1, kind).instruction == LATER[kind]
+    end(world, kind, 3)
+
+
+def test_X125_X126_answer_to_the_terminal_lost(world: Apart, kind: str) -> None:
+    world.operation(kind, 1, A)  # nobody reads what it was told
+    again = world.query(1, kind)
+    assert (again.state, again.instruction) == ("REGISTRADA", PAYS[kind])
+    world.restart("red")
+    assert world.query(1, kind).instruction == PAYS[kind]
+    end(world, kind, 1)
+
+
+def test_X127_X130_annulment_after_all(world: Apart, kind: str) -> None:
+    world.operation(kind, 1, A)
+    told = world.send(world.red.annulment(1, trace=2))
+    assert told.answer.code == "00"
+    assert world.states(1) == ("ANULADA", "REVERSADA", "CAPTURADA")
+    end(world, kind, 4)
+
+
+def test_X129_delivered_before_its_mark(world: Apart, kind: str) -> None:
+    world.operation(kind, 1, A)
+    world.restart("red")
+    assert world.red.ask(Delivered(original=1)).code == "00"
+    assert world.states(1)[0] == "ENTREGADA"
+    assert world.ceibo.available() != world.holder.balance
+
+
+# ---- confirmation and capture
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_X131_X132_confirm_or_its_ack_lost(world: Apart, kind: str, answers: bool) -> None:
+    fate = "drop_answer" if answers else "hold"
+    world.sessions.policy = only("confirm", fate)
+    assert world.operation(kind, 1, A).answer.instruction == PAYS[kind]
+    assert world.states(1)[1:] == (
+        ("CAPTURADA", "CAPTURADA") if answers else ("RESPONDIDA", "ACTIVA")
+    )
+    world.pass_time(40)  # longer than the platform's budget, less than T_CONFIRM
+    world.sessions.policy = only("", "")
+    world.pass_time(60)
+    assert len(world.sessions.sent("confirm")) >= 2
+    end(world, kind, 1)
+    assert len({f.what for f in world.holds.sent("capture")}) == 1
+
+
+def test_X133_sicoop_stops_before_confirmada_is_durable(world: Apart, kind: str) -> None:
+    world.sessions.policy = only("confirm", "hold")
+    world.operation(kind, 1, A)
+    world.sessions.policy = only("", "")
+    world.restart("sicoop")
+    end(world, kind, 1)
+
+
+def test_X134_sicoop_stops_before_the_capture_is_sent(world: Apart, kind: str) -> None:
+    world.holds.policy = only("capture", "hold")
+    world.operation(kind, 1, A)
+    assert world.states(1) == ("REGISTRADA", "CONFIRMADA", "ACTIVA")
+    world.holds.policy = only("", "")
+    world.restart("sicoop")
+    assert mti(world, world.holds.sent("capture")[-1]) == "0221"
+    end(world, kind, 1)
+
+
+@pytest.mark.parametrize("down", [False, True])
+def test_X135_capture_lost_or_ceibo_down(world: Apart, kind: str, down: bool) -> None:
+    """Sent again until it is acknowledged; a confirmed hold does not expire meanwhile."""
+    world.holds.policy = only("capture", "hold")
+    world.operation(kind, 1, A)
+    if down:
+        world.kill("ceibo")
+    world.pass_time(300)
+    assert world.states(1)[1] == "CONFIRMADA"
+    world.holds.policy = only("", "")
+    if down:
+        world.start("ceibo")
+        world.connect()
+    else:
+        world.pass_time(80)
+    first, *others = [mti(world, flight) for flight in world.holds.sent("capture")]
+    assert first == "0220"
+    assert set(others) == {"0221"}
+    end(world, kind, 1)
+
+
+def test_X136_ack_of_the_capture_lost(world: Apart, kind: str) -> None:
+    world.holds.policy = only("capture", "drop_answer")
+    world.operation(kind, 1, A)
+    assert world.states(1) == ("REGISTRADA", "CONFIRMADA", "CAPTURADA")
+    world.holds.policy = only("", "")
+    world.pass_time(80)
+    end(world, kind, 1)
+
+
+@pytest.mark.parametrize("registered", [False, True])
+def test_X138_neither_confirm_nor_reversal(world: Apart, kind: str, registered: bool) -> None:
+    """T_CONFIRM: sicoop asks red, whose register decides."""
+    if registered:
+        world.sessions.policy = only("confirm", "hold")
+    else:
+        lost = frozenset(("hold", "reverse"))
+        world.sessions.policy = lambda flight: (
+            "drop_answer"
+            if flight.what == "hold"
+            else ("hold" if flight.what in lost else "deliver")
+        )
+    world.operation(kind, 1, A)
+    world.pass_time(61)
+    assert [f.what for f in world.status.history] == ["status"]
+    world.sessions.policy = only("", "")
+    world.pass_time(80)
+    end(world, kind, 1 if registered else 3)
+
+
+def test_X139_red_unreachable(world: Apart, kind: str) -> None:
+    """The hold is kept, with alarms after five minutes and an hour."""
+    world.sessions.policy = only("confirm", "hold")
+    world.operation(kind, 1, A)
+    world.disconnect(world.sessions)
+    world.pass_time(290)
+    assert "unconfirmed" not in world.sicoop.alarms()
+    world.pass_time(60)
+    assert world.sicoop.node.alarms["unconfirmed"] == 1
+    world.pass_time(3600)
+    assert world.sicoop.node.alarms["unconfirmed"] == 2
+    assert world.states(1) == ("REGISTRADA", "RESPONDIDA", "ACTIVA")
+    world.sessions.policy = only("", "")
+    world.connect()
+    end(world, kind, 1)
+
+
+def test_X140_ceibo_without_power_for_hours(world: Apart, kind: str) -> None:
+    world.sessions.policy = only("confirm", "hold")
+    world.operation(kind, 1, A)
+    world.kill("ceibo")
+    world.clock.advance(6 * 3600)
+    world.start("ceibo")
+    sicoop = world.sicoop.at_sicoop(world.sicoop.reference(1))
+    assert sicoop is not None
+    hold = world.ceibo.at_ceibo(sicoop.operation)
+    assert hold is not None
+    assert (hold.state, hold.amount, hold.operation) == ("ACTIVA", A, sicoop.operation)
+    world.connect()
+    world.sessions.policy = only("", "")
+    world.pass_time(80)
+    end(world, kind, 1)
+
+
+def mti(world: Apart, flight: Flight) -> str:
+    return str(world.holds.dialect.decode(flight.message[2:]).mti)

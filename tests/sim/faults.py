@@ -1,0 +1,156 @@
+"""What goes wrong, drawn from the seed: fates of messages, stalls of disks, disturbances."""
+
+import random
+from dataclasses import dataclass, field, replace
+
+NS = 1_000_000_000
+STORM_S = 120  # faults begin within this time of the start, and end with it
+ROLES = ("red", "sicoop", "ceibo")
+LINKS = ("session", "issuer")
+# Weighted: the roles apart have the most messages to lose.
+LAYOUTS: tuple[tuple[str, ...], ...] = (
+    (), (), (), (), ("red", "sicoop"), ("sicoop", "ceibo"), ROLES,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """One thing that goes wrong at a moment: what it hits, how long, and how."""
+
+    at_s: float
+    what: str  # crash, partition, half_open, cut, stall, clock
+    target: str
+    for_s: float = 0.0
+    how: str = ""
+    amount: float = 0.0
+
+
+@dataclass(frozen=True)
+class Errand:
+    """One operation of a cashier, and what else he does about it."""
+
+    at_s: float
+    trace: int
+    terminal: int
+    kind: str
+    holder: int
+    amount: int
+    wrong_code: bool = False
+    clicks: int = 1
+    marks: bool = True
+    repeats: bool = False
+    annuls_after_s: float = 0.0  # 0: never
+    asks: str = "query"  # what he does when no answer comes: query or repeat
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A schedule as data, so that a shorter one can be made of it."""
+
+    seed: int
+    layout: tuple[str, ...]
+    errands: tuple[Errand, ...]
+    disturbances: tuple[Disturbance, ...]
+    rates: dict[str, float] = field(default_factory=dict)  # of lose, twice, late, slow_disk
+
+    def without(self, rate: str) -> "Plan":
+        return replace(self, rates={**self.rates, rate: 0.0})
+
+
+def plan(seed: int) -> Plan:
+    """The schedule of a seed."""
+    chance = random.Random(seed)
+    layout = chance.choice(LAYOUTS)
+    calm = chance.random() < 0.25  # only disturbances, or only unreliable wires
+    rates = {
+        "lose": 0.0 if calm else chance.choice((0.0, 0.02, 0.1, 0.3)),
+        "twice": 0.0 if calm else chance.choice((0.0, 0.05, 0.2, 0.5)),
+        "late": 0.0 if calm else chance.choice((0.0, 0.05, 0.2)),
+        "slow_disk": chance.choice((0.0, 0.0, 0.05, 0.2)),
+    }
+    errands = tuple(_errand(chance, trace) for trace in range(1, chance.randint(3, 8)))
+    count = chance.choice((0, 1, 2, 3, 4, 6))
+    disturbances = [_disturbance(chance, errands) for _ in range(count)]
+    disturbances.sort(key=lambda d: d.at_s)
+    return Plan(seed, layout, errands, tuple(disturbances), rates)
+
+
+def _errand(chance: random.Random, trace: int) -> Errand:
+    return Errand(
+        at_s=chance.choice((0.0, 0.001, 1.0)) + chance.random() * chance.choice((0.01, 5, 70)),
+        trace=trace,
+        terminal=chance.randrange(3),
+        kind=chance.choice(("cash_out", "cash_out", "deposit")),
+        holder=chance.randrange(2),
+        amount=1000 * chance.choice((chance.randint(1, 100), chance.randint(200, 700))),
+        wrong_code=chance.random() < 0.08,
+        clicks=chance.choice((1, 1, 1, 2)),
+        marks=chance.random() < 0.7,
+        repeats=chance.random() < 0.25,
+        annuls_after_s=chance.choice((0, 0, 0, 0.01, 8.0, 26.0, 60.0)),
+        asks=chance.choice(("query", "repeat")),
+    )
+
+
+def _disturbance(chance: random.Random, errands: tuple[Errand, ...]) -> Disturbance:
+    """Most of them hit close to where something is going on."""
+    near = chance.choice(errands).at_s + chance.choice((0.0, 0.05, 0.3, 14.9, 25.0))
+    at_s = near + chance.random() * chance.choice((0.005, 0.05, 0.5, 5.0))
+    what = chance.choices(
+        ("crash", "partition", "half_open", "cut", "stall", "clock"), (8, 2, 2, 3, 2, 1)
+    )[0]
+    at_s = min(at_s, STORM_S - 1.0)
+    for_s = chance.choice((0.05, 1.0, 10.0, 20.0, 40.0, 90.0))
+    match what:
+        case "crash":
+            how = chance.choice(("lost", "lost", "torn", "written"))
+            return Disturbance(at_s, what, chance.choice(ROLES), for_s, how)
+        case "clock":
+            step_s = chance.choice((-3600.0, -70.0, -5.0, -1.0, 1.0, 5.0, 70.0, 3600.0))
+            return Disturbance(at_s, what, chance.choice(ROLES), amount=step_s)
+        case "stall":
+            return Disturbance(at_s, what, chance.choice(ROLES), chance.choice((2.0, 12.0, 28.0)))
+        case "half_open":
+            how = chance.choice(("there", "back"))
+            return Disturbance(at_s, what, chance.choice(LINKS), for_s, how)
+    return Disturbance(at_s, what, chance.choice(LINKS), for_s)
+
+
+class Weather:
+    """Decides about each message and each flush. Silent once the storm is over."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._counts: dict[str, int] = {}
+        self.over = False
+
+    def chance(self, name: str) -> random.Random:
+        """Luck of the next event of this name: of the seed, the name and its number only."""
+        number = self._counts[name] = self._counts.get(name, 0) + 1
+        return random.Random(f"{self._plan.seed}/{name}/{number}")
+
+    def fates(self, name: str) -> list[int]:
+        """Delays, in nanoseconds, after which a message arrives: none, one, or several."""
+        chance = self.chance(name)
+        base_ns = 1_000_000 + int(chance.random() * 4_000_000)
+        if self.over:
+            return [base_ns]
+        rates = self._plan.rates
+        if chance.random() < rates["lose"]:
+            return []
+        found = [self._delay(chance, base_ns)]
+        if chance.random() < rates["twice"]:
+            found.append(self._delay(chance, base_ns) + int(chance.random() * 40 * NS))
+        return found
+
+    def _delay(self, chance: random.Random, base_ns: int) -> int:
+        if chance.random() < self._plan.rates["late"]:
+            return base_ns + int(chance.choice((0.05, 5.0, 16.0, 26.0, 45.0)) * NS)
+        return base_ns
+
+    def flush_ns(self, name: str) -> int:
+        """How long the disk takes for the next group."""
+        chance = self.chance(name)
+        if not self.over and chance.random() < self._plan.rates["slow_disk"]:
+            return int(chance.choice((0.1, 3.0, 9.0, 17.0)) * NS)
+        return 100_000 + int(chance.random() * 2_000_000)

@@ -1,0 +1,145 @@
+"""One schedule from its seed to its verdict; and the shortest one that still fails."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tests.sim.cashiers import Operation, start_errands
+from tests.sim.faults import NS, STORM_S, Disturbance, Plan, plan
+from tests.sim.judge import agreed, is_settled, judge
+from tests.sim.network import Finding
+from tests.sim.world import Template, World
+
+CALM_S = 1400  # after the storm: inquiries of ceibo come after 600 s, twice
+THOROUGH_EVERY = 8  # schedules of which the disks are verified and all messages sent again
+SHORTER_MAX = 60  # tries to make a failing schedule shorter
+
+
+@dataclass
+class Verdict:
+    """How one schedule ended; `finding` is empty where nothing is wrong."""
+
+    plan: Plan
+    finding: str
+    trace: list[str]
+
+
+class Simulator:
+    """Runs schedules in a directory of its own, in memory where the system has such a place."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._template = Template(directory / "template")
+        self._number = 0
+
+    def run(self, schedule: Plan, *, thorough: bool | None = None) -> Verdict:
+        self._number += 1
+        world = World(schedule, self._template, self._directory / f"{self._number}")
+        try:
+            finding = _run(world, schedule.seed % THOROUGH_EVERY == 0)
+        finally:
+            world.close()
+        return Verdict(schedule, finding, world.trace)
+
+    def shorter(self, verdict: Verdict) -> Verdict:
+        """The same with as little as possible going on; any finding counts."""
+        best = verdict
+        for _ in range(3):
+            before = best
+            for smaller in _smaller(best.plan):
+                tried = self.run(smaller(best.plan))
+                if tried.finding:
+                    best = tried
+            if best is before:
+                break
+        return best
+
+
+def _smaller(schedule: Plan) -> Iterator[Callable[[Plan], Plan]]:
+    for disturbance in schedule.disturbances:
+        yield lambda p, d=disturbance: replace(
+            p, disturbances=tuple(x for x in p.disturbances if x != d)
+        )
+    for errand in schedule.errands:
+        yield lambda p, e=errand: replace(p, errands=tuple(x for x in p.errands if x != e))
+    for rate in schedule.rates:
+        yield lambda p, r=rate: p.without(r)
+
+
+@contextmanager
+def simulator() -> Iterator[Simulator]:
+    memory = Path("/dev/shm")
+    place = Path(tempfile.mkdtemp(prefix="troncal-sim-", dir=memory if memory.is_dir() else None))
+    try:
+        yield Simulator(place)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _run(world: World, thorough: bool) -> str:
+    """The storm, the calm after it, and the judge."""
+    try:
+        world.start()
+        operations = start_errands(world)
+        for disturbance in world.plan.disturbances:
+            world.time.at(int(disturbance.at_s * NS), lambda d=disturbance: _strike(world, d))
+        world.time.run(STORM_S * NS)
+        _calm(world, operations)
+        judge(world, operations, thorough=thorough)
+    except Finding as finding:
+        return str(finding)
+    except Exception as error:  # a node that stops is the worst of findings
+        return f"a node stopped: {type(error).__name__}: {error}"
+    return ""
+
+
+def _strike(world: World, d: Disturbance) -> None:
+    match d.what:
+        case "crash":
+            place = world.places[d.target]
+            if place.alive:
+                place.crash(d.how)
+                world.time.after(int(d.for_s * NS), place.start)
+        case "clock":
+            world.places[d.target].clock.off_ns += int(d.amount * NS)
+            world.note(f"the clock of {d.target} steps by {d.amount} s")
+        case "stall":
+            world.places[d.target].stalled_until_ns = world.time.now_ns + int(d.for_s * NS)
+            world.note(f"the disk of {d.target} stalls for {d.for_s} s")
+        case "cut":
+            world.links[d.target].cut("cut")
+        case "partition":
+            world.links[d.target].swallow({"there", "back"}, d.for_s)
+        case "half_open":
+            world.links[d.target].swallow({d.how}, d.for_s)
+
+
+def _calm(world: World, operations: list[Operation]) -> None:
+    """All faults end; everything must settle by itself."""
+    world.note("the storm is over")
+    world.weather.over = True
+    for place in world.nodes:
+        place.stalled_until_ns = 0
+        place.start()
+    for link in world.links.values():
+        link.cut("new connection")
+        link.heal()
+    for operation in operations:
+        if not operation.settled:
+            operation.ask()
+    world.time.run(
+        world.time.now_ns + CALM_S * NS,
+        lambda: is_settled(world) and all(operation.settled for operation in operations),
+    )
+    if not is_settled(world):
+        raise Finding(f"unfinished: {'; '.join(agreed(world).problems[:3])}")
+    for operation in operations:
+        if not operation.settled:
+            raise Finding(f"{operation.name}: the cashier never got an instruction")
+
+
+def run_seed(simulated: Simulator, seed: int) -> Verdict:
+    return simulated.run(plan(seed))
