@@ -4,6 +4,7 @@
 #   make demo       everything on loopback with real traffic        make test       the suite
 #   make bench      figures of this machine                         make fuzz       longer, random
 #   make torture    fifty kills, a million records replayed
+#   make sim        simulated storms of faults, SECONDS long from SEED on; SECONDS=0: that one only
 #   make lint       ruff                make typecheck   mypy, stubtest
 #   make sanitize   the native parts under ASan and UBSan           make clean      back to sources
 
@@ -14,6 +15,9 @@ PY := $(BIN)/python
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 # `make fuzz FUZZ=10` tries ten times as much.
 FUZZ ?= 1
+# `make sim`: without a seed any will do, it is printed.
+SEED ?=
+SECONDS ?= 60
 BENCH_CONNECTIONS ?= 64
 BENCH_SECONDS ?= 10
 
@@ -24,7 +28,7 @@ EXTRA = $(PY) -c "import sys, tomllib; \
 	print('\n'.join(project['optional-dependencies'][sys.argv[1]]))"
 STUBBED = $(subst /,.,$(basename $(wildcard core_ext/*.pyx bench/*/*.pyx)))
 
-.PHONY: demo test bench lint typecheck fuzz torture sanitize reference clean native
+.PHONY: demo test bench lint typecheck fuzz torture sim sanitize reference clean native
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/native
@@ -50,7 +54,10 @@ fuzz: $(VENV)/native $(VENV)/test
 
 # Fifty kills at random moments, and the replay of a million records.
 torture: $(VENV)/native $(VENV)/test
-	TRONCAL_KILLS=50 TRONCAL_RECORDS=1000000 $(PY) -m pytest tests/faults -q -s --timeout=1200
+	TRONCAL_TORTURE=1 TRONCAL_KILLS=50 TRONCAL_RECORDS=1000000 $(PY) -m pytest tests/faults -q -s --timeout=1200
+
+sim: $(VENV)/native $(VENV)/test
+	$(PY) -m tests.sim $(if $(SEED),--seed $(SEED)) --seconds $(SECONDS)
 
 # A build of its own, so that the usual one stays. Python's own allocations drown the leak checker
 # and hide overflows, hence the two switches.

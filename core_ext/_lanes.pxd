@@ -8,7 +8,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from core_ext._counters cimport Histogram
 from core_ext._frames cimport Channel
 from core_ext._journal cimport Journal
-from core_ext._straight cimport Done, Straight
+from core_ext._payload cimport Request, Told
+from core_ext._straight cimport Straight
 from core_ext._ticket cimport Ticket
 
 cdef struct Output:               # frames of one connection that are about to be written
@@ -54,13 +55,16 @@ cdef class Lane:
 
 cdef class TerminalLane(Lane):
     cdef Channel _channel
-    cdef Straight _straight
     cdef int _in_flight_max
     cdef unsigned char _terminal[8]
     cdef bint _named
 
+    cdef bint _decide(
+        self, Straight straight, const Request* r, int64_t now_ns, unsigned char* texts, Told* told,
+        Ticket* ticket,
+    ) except -1
     cdef Py_ssize_t _encode(
-        self, const Done* done, const Ticket* ticket, bint json, unsigned char* out
+        self, const Told* told, const Ticket* ticket, bint json, unsigned char* out
     ) except -1
 
 cdef class Lanes:

@@ -1,7 +1,7 @@
 """Plain-TCP connections that are read, and answered where a request is common, without Python.
 
 `Lanes` is the epoll of the pump (`switch.net.pump`) with a shortcut in it. Whatever is ready is
-read here. A session frame whose MAC is good and whose payload is a plain cash_out is decided in
+read here. A session frame whose MAC is good and whose payload is a plain request is decided in
 place (`_straight`), and its answer waits here until the journal's group is durable; then all
 answers of a connection leave in one write. Everything else is handed back to Python with nothing
 consumed: another message, a bad frame, what `_straight` leaves to the flows, an end of a stream.
@@ -22,11 +22,11 @@ from core_ext._cursor cimport Pen, pen, put, put_u8
 from core_ext._frames cimport Channel
 from core_ext._issuer cimport MINE
 from core_ext._journal cimport Journal
-from core_ext._pack cimport put_array, put_chars, put_str, text
+from core_ext._pack cimport Text, put_array, put_str, text
 from core_ext._payload cimport (
-    ANSWER_MAX, Approved, CashOut, read, write_json, write_msgpack,
+    ANSWER_MAX, DELIVERED, Request, Told, read, write_json, write_msgpack,
 )
-from core_ext._straight cimport Done, Straight
+from core_ext._straight cimport Done, Marked, Straight
 from core_ext._ticket cimport Ticket
 
 import os
@@ -114,7 +114,7 @@ cdef class Lane:
 
 @cython.final
 cdef class TerminalLane(Lane):
-    """One session of a terminal: its plain cash_outs are decided.
+    """One session of a terminal: its plain cash_outs, and marks of their delivery, are decided.
 
     The counters of its MACs are those of the session's channel, so that both ways may take turns.
 
@@ -163,40 +163,60 @@ cdef class TerminalLane(Lane):
         cdef const unsigned char* p = NULL
         cdef Py_ssize_t n = 0
         cdef unsigned char answer[ANSWER_MAX]
-        cdef CashOut m
-        cdef Done done
+        cdef unsigned char texts[28]
+        cdef Request r
+        cdef Told told
         cdef Ticket ticket
         cdef bint json
         while self.in_flight < self._in_flight_max and self._channel.peek(&p, &n):
-            if not read(p, n, &m):
+            if not read(p, n, &r):
                 return LEFT
             if room[0] <= 0:
                 return FULL
             json = p[0] == 123
-            if lanes.straight.decide(
-                text(self._terminal, 8), &m, now_ns, &done, &ticket
-            ) != MINE:
+            if not self._decide(lanes.straight, &r, now_ns, texts, &told, &ticket):
                 return LEFT
             self._channel.skip()
-            n = self._encode(&done, &ticket, json, answer)
+            n = self._encode(&told, &ticket, json, answer)
             lanes.hold(self, answer, n, mono_ns)
             room[0] -= 1
         return LEFT if self._channel.more else ALL
 
+    cdef bint _decide(
+        self, Straight straight, const Request* r, int64_t now_ns, unsigned char* texts, Told* told,
+        Ticket* ticket,
+    ) except -1:
+        """Decide one request; `told` is its answer, whose texts lie in `texts`. False: not ours."""
+        cdef Text terminal = text(self._terminal, 8)
+        cdef Done done
+        cdef Marked marked
+        ticket.count = 0
+        told.trace, told.original, told.fee = r.trace, 0, 0
+        told.delivered = r.op == DELIVERED
+        if told.delivered:
+            if straight.mark(terminal, r.original, now_ns, &marked) != MINE:
+                return False
+            memcpy(texts, marked.operation, 28)  # they lie side by side
+            told.amount, told.fee = marked.amount, marked.fee
+            told.original = 0 if r.trace == marked.trace else marked.trace
+        else:
+            if straight.decide(terminal, &r.cash_out, now_ns, &done, ticket) != MINE:
+                return False
+            memcpy(texts, done.operation, 28)
+            told.amount = done.amount
+        told.operation = text(texts, 12)
+        told.authorization = text(texts + 12, 6)
+        told.business_date = text(texts + 18, 10)
+        return True
+
     cdef Py_ssize_t _encode(
-        self, const Done* done, const Ticket* ticket, bint json, unsigned char* out
+        self, const Told* told, const Ticket* ticket, bint json, unsigned char* out
     ) except -1:
         cdef Pen w = pen(out, ANSWER_MAX)
-        cdef Approved a
         cdef int i
-        a.operation = text(done.operation, 12)
-        a.authorization = text(done.authorization, 6)
-        a.business_date = text(done.business_date, 10)
-        a.amount = done.amount
-        a.trace = done.trace
         if json:
-            write_json(&w, &a)
-            if done.ticket:
+            write_json(&w, told)
+            if ticket.count:
                 put(&w, b',"ticket":', 10)
                 for i in range(ticket.count):
                     put(&w, b',"' if i else b'["', 2)
@@ -205,8 +225,8 @@ cdef class TerminalLane(Lane):
                 put_u8(&w, 93)
             put_u8(&w, 125)
         else:
-            write_msgpack(&w, &a, done.ticket)
-            if done.ticket:
+            write_msgpack(&w, told, ticket.count > 0)
+            if ticket.count:
                 put_array(&w, ticket.count)
                 for i in range(ticket.count):
                     put_str(&w, text(ticket.lines[i].at, ticket.lines[i].n))

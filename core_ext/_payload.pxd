@@ -1,8 +1,9 @@
-"""A terminal's cash_out and its answer as payloads of session frames, read and written in place.
+"""A terminal's cash_out and its mark of delivery, and their answers, as payloads of session frames.
 
-Read is the plain form of a `CashOut`, in JSON or MessagePack: every field once, texts of printable
-ASCII without escapes, whole numbers. Whatever else may also be meant (unknown fields, escapes,
-`1e3`) is for the general decoder: `read` says no, and never judges. Written is what msgspec writes.
+Read, in place, is the plain form of a `CashOut` or a `Delivered`, in JSON or MessagePack: every
+field once, texts of printable ASCII without escapes, whole numbers. Whatever else may also be meant
+(unknown fields, escapes, `1e3`) is for the general decoder: `read` says no, and never judges.
+Written is what msgspec writes.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -17,7 +18,11 @@ cdef enum:
     LOCAL_TIME_MAX = 40
     TRACE_MAX = 999_999
     ANSWER_MAX = 2048      # bytes of an answer, ticket included
-    FIELDS = 11
+
+cdef enum Op:
+    NO_OP = 0
+    CASH_OUT = 1
+    DELIVERED = 2
 
 cdef struct CashOut:       # as the terminal sent it; texts in the caller's memory, not looked at
     Text cashier
@@ -30,12 +35,21 @@ cdef struct CashOut:       # as the terminal sent it; texts in the caller's memo
     int64_t amount
     uint32_t trace
 
-cdef struct Approved:      # what an answer says
+cdef struct Request:
+    Op op
+    CashOut cash_out
+    uint32_t original      # of a mark of delivery
+    uint32_t trace         # 0: not sent; of any request
+
+cdef struct Told:          # what an answer says about an approved operation
     Text operation
     Text authorization
     Text business_date
     int64_t amount
-    uint32_t trace
+    int64_t fee
+    uint32_t trace         # 0: none
+    uint32_t original      # 0: not told
+    bint delivered         # it was just marked, else it was just registered
 
 cdef enum Field:
     OP = 0
@@ -49,7 +63,8 @@ cdef enum Field:
     CURRENCY = 8
     BRANCH = 9
     LOCAL_TIME = 10
-    NO_FIELD = 11
+    ORIGINAL = 11
+    NO_FIELD = 12
 
 
 cdef inline Field field_named(Text name) noexcept nogil:
@@ -70,6 +85,8 @@ cdef inline Field field_named(Text name) noexcept nogil:
     elif name.n == 8:
         if is_text(name, b"document", 8):
             return DOCUMENT
+        if is_text(name, b"original", 8):
+            return ORIGINAL
         if is_text(name, b"currency", 8):
             return CURRENCY
     elif is_text(name, b"cashier", 7):
@@ -81,14 +98,17 @@ cdef inline Field field_named(Text name) noexcept nogil:
     return NO_FIELD
 
 
-cdef inline void begin(CashOut* m) noexcept nogil:
+cdef inline void begin(Request* r) noexcept nogil:
+    cdef CashOut* m = &r.cash_out
     m.cashier = m.document = m.phone = m.token = m.currency = m.branch = nothing()
     m.document_type = text(b"CI", 2)
     m.amount = 0
-    m.trace = 0
+    m.trace = r.trace = r.original = 0
+    r.op = NO_OP
 
 
-cdef inline bint set_text(CashOut* m, Field field, Text value) noexcept nogil:
+cdef inline bint set_text(Request* r, Field field, Text value) noexcept nogil:
+    cdef CashOut* m = &r.cash_out
     if field == CASHIER:
         m.cashier = value
     elif field == DOCUMENT_TYPE:
@@ -105,16 +125,33 @@ cdef inline bint set_text(CashOut* m, Field field, Text value) noexcept nogil:
         m.branch = value
     elif field == LOCAL_TIME:
         return value.n <= LOCAL_TIME_MAX
+    elif is_text(value, b"cash_out", 8):
+        r.op = CASH_OUT
+    elif is_text(value, b"delivered", 9):
+        r.op = DELIVERED
     else:
-        return field == OP and is_text(value, b"cash_out", 8)
+        return False
     return True
 
 
-cdef inline bint whole(const CashOut* m, uint32_t seen) noexcept nogil:
-    """Whether what must be there is there, and the numbers are in range."""
+cdef inline bint is_number(Field field) noexcept nogil:
+    return field == AMOUNT_FIELD or field == TRACE or field == ORIGINAL
+
+
+cdef inline bint whole(Request* r, uint32_t seen) noexcept nogil:
+    """Whether what must be there is there, nothing strange beside it, and numbers in range."""
     cdef uint32_t needed = 1 << OP | 1 << TRACE | 1 << CASHIER | 1 << TOKEN | 1 << AMOUNT_FIELD
+    cdef CashOut* m = &r.cash_out
     needed |= 1 << CURRENCY
-    return (seen & needed) == needed and 1 <= m.trace <= TRACE_MAX and 1 <= m.amount <= <int64_t> 999_999_999_999
+    if seen >> <int> TRACE & 1 and not 1 <= r.trace <= TRACE_MAX:
+        return False
+    if r.op == DELIVERED:
+        return (seen | 1 << TRACE) == (1 << OP | 1 << TRACE | 1 << ORIGINAL) and r.original >= 1
+    m.trace = r.trace
+    return (
+        r.op == CASH_OUT and (seen & needed) == needed and not seen >> <int> ORIGINAL & 1
+        and 1 <= m.amount <= <int64_t> 999_999_999_999
+    )
 
 
 # ---- reading
@@ -173,16 +210,18 @@ cdef inline uint64_t json_number(Cursor* c) noexcept nogil:
     return value
 
 
-cdef inline void set_number(CashOut* m, Field field, uint64_t value, Cursor* c) noexcept nogil:
+cdef inline void set_number(Request* r, Field field, uint64_t value, Cursor* c) noexcept nogil:
     if field == AMOUNT_FIELD and value <= <uint64_t> 999_999_999_999:
-        m.amount = <int64_t> value
+        r.cash_out.amount = <int64_t> value
     elif field == TRACE and value <= TRACE_MAX:
-        m.trace = <uint32_t> value
+        r.trace = <uint32_t> value
+    elif field == ORIGINAL and value <= TRACE_MAX:
+        r.original = <uint32_t> value
     else:
         spoil(c)
 
 
-cdef inline bint read_json(Cursor* c, CashOut* m) noexcept nogil:
+cdef inline bint read_json(Cursor* c, Request* r) noexcept nogil:
     cdef uint32_t seen = 0
     cdef Field field
     if not sign(c, 123):
@@ -192,9 +231,9 @@ cdef inline bint read_json(Cursor* c, CashOut* m) noexcept nogil:
         if field == NO_FIELD or seen >> <int> field & 1 or not sign(c, 58):
             return False
         seen |= <uint32_t> 1 << <int> field
-        if field == AMOUNT_FIELD or field == TRACE:
-            set_number(m, field, json_number(c), c)
-        elif not set_text(m, field, json_text(c)):
+        if is_number(field):
+            set_number(r, field, json_number(c), c)
+        elif not set_text(r, field, json_text(c)):
             return False
         blanks(c)
         if peek(c) == 125:
@@ -202,7 +241,7 @@ cdef inline bint read_json(Cursor* c, CashOut* m) noexcept nogil:
         sign(c, 44)
     take_u8(c)
     blanks(c)
-    return not c.short and left(c) == 0 and whole(m, seen)
+    return not c.short and left(c) == 0 and whole(r, seen)
 
 
 cdef inline bint printable(Text t) noexcept nogil:
@@ -213,7 +252,7 @@ cdef inline bint printable(Text t) noexcept nogil:
     return True
 
 
-cdef inline bint read_msgpack(Cursor* c, CashOut* m) noexcept nogil:
+cdef inline bint read_msgpack(Cursor* c, Request* r) noexcept nogil:
     cdef uint32_t seen = 0
     cdef uint8_t head = take_u8(c)
     cdef int pairs
@@ -231,46 +270,61 @@ cdef inline bint read_msgpack(Cursor* c, CashOut* m) noexcept nogil:
         if field == NO_FIELD or seen >> <int> field & 1:
             return False
         seen |= <uint32_t> 1 << <int> field
-        if field == AMOUNT_FIELD or field == TRACE:
-            set_number(m, field, take_uint(c), c)
+        if is_number(field):
+            set_number(r, field, take_uint(c), c)
         else:
             value = take_str(c)
-            if not printable(value) or not set_text(m, field, value):
+            if not printable(value) or not set_text(r, field, value):
                 return False
-    return not c.short and left(c) == 0 and whole(m, seen)
+    return not c.short and left(c) == 0 and whole(r, seen)
 
 
-cdef inline bint read(const unsigned char* p, Py_ssize_t n, CashOut* m) noexcept nogil:
-    """Read a payload; False: it is no cash_out of the plain form, and may be anything."""
+cdef inline bint read(const unsigned char* p, Py_ssize_t n, Request* r) noexcept nogil:
+    """Read a payload; False: it is no request of the plain form, and may be anything."""
     cdef Cursor c = cursor(p, n)
-    begin(m)
+    begin(r)
     if peek(&c) == 123:
-        return read_json(&c, m)
-    return read_msgpack(&c, m)
+        return read_json(&c, r)
+    return read_msgpack(&c, r)
 
 
 # ---- writing
 
 
-cdef inline void write_json(Pen* w, const Approved* a) noexcept nogil:
-    """The answer to an approved cash_out that was registered, but for its end: ticket and brace."""
-    put(w, b'{"op":"answer","code":"00","key":"APROBADA","text":"Entregue el efectivo.",', 75)
-    put(w, b'"trace":', 8)
-    put_number(w, a.trace)
-    put(w, b',"instruction":"ENTREGUE","state":"REGISTRADA","operation":"', 60)
-    put(w, a.operation.p, a.operation.n)
+cdef inline void write_json(Pen* w, const Told* t) noexcept nogil:
+    """The answer about a cash_out, but for its end: ticket and brace."""
+    put(w, b'{"op":"answer","code":"00","key":"APROBADA","text":"', 52)
+    if t.delivered:
+        put(w, b"Ya entregada.", 13)
+    else:
+        put(w, b"Entregue el efectivo.", 21)
+    put(w, b'"', 1)
+    if t.trace:
+        put(w, b',"trace":', 9)
+        put_number(w, t.trace)
+    if t.delivered:
+        put(w, b',"instruction":"NO_ENTREGUE","state":"ENTREGADA"', 48)
+    else:
+        put(w, b',"instruction":"ENTREGUE","state":"REGISTRADA"', 46)
+    if t.original:
+        put(w, b',"original":', 12)
+        put_number(w, t.original)
+    put(w, b',"operation":"', 14)
+    put(w, t.operation.p, t.operation.n)
     put(w, b'","authorization":"', 19)
-    put(w, a.authorization.p, a.authorization.n)
+    put(w, t.authorization.p, t.authorization.n)
     put(w, b'","business_date":"', 19)
-    put(w, a.business_date.p, a.business_date.n)
+    put(w, t.business_date.p, t.business_date.n)
     put(w, b'","amount":', 11)
-    put_number(w, <uint64_t> a.amount)
-    put(w, b',"fee":0,"duplicate":false', 26)
+    put_number(w, <uint64_t> t.amount)
+    put(w, b',"fee":', 7)
+    put_number(w, <uint64_t> t.fee)
+    put(w, b',"duplicate":false', 18)
 
 
-cdef inline void write_msgpack(Pen* w, const Approved* a, bint ticket) noexcept nogil:
+cdef inline void write_msgpack(Pen* w, const Told* t, bint ticket) noexcept nogil:
     """The same in MessagePack, up to the lines of the ticket where there is one."""
-    put_struct(w, 14 if ticket else 13)
+    put_struct(w, 12 + (t.trace != 0) + (t.original != 0) + ticket)
     put_chars(w, b"op", 2)
     put_chars(w, b"answer", 6)
     put_chars(w, b"code", 4)
@@ -278,23 +332,36 @@ cdef inline void write_msgpack(Pen* w, const Approved* a, bint ticket) noexcept 
     put_chars(w, b"key", 3)
     put_chars(w, b"APROBADA", 8)
     put_chars(w, b"text", 4)
-    put_chars(w, b"Entregue el efectivo.", 21)
-    put_chars(w, b"trace", 5)
-    put_uint(w, a.trace)
+    if t.delivered:
+        put_chars(w, b"Ya entregada.", 13)
+    else:
+        put_chars(w, b"Entregue el efectivo.", 21)
+    if t.trace:
+        put_chars(w, b"trace", 5)
+        put_uint(w, t.trace)
     put_chars(w, b"instruction", 11)
-    put_chars(w, b"ENTREGUE", 8)
+    if t.delivered:
+        put_chars(w, b"NO_ENTREGUE", 11)
+    else:
+        put_chars(w, b"ENTREGUE", 8)
     put_chars(w, b"state", 5)
-    put_chars(w, b"REGISTRADA", 10)
+    if t.delivered:
+        put_chars(w, b"ENTREGADA", 9)
+    else:
+        put_chars(w, b"REGISTRADA", 10)
+    if t.original:
+        put_chars(w, b"original", 8)
+        put_uint(w, t.original)
     put_chars(w, b"operation", 9)
-    put_str(w, a.operation)
+    put_str(w, t.operation)
     put_chars(w, b"authorization", 13)
-    put_str(w, a.authorization)
+    put_str(w, t.authorization)
     put_chars(w, b"business_date", 13)
-    put_str(w, a.business_date)
+    put_str(w, t.business_date)
     put_chars(w, b"amount", 6)
-    put_uint(w, <uint64_t> a.amount)
+    put_uint(w, <uint64_t> t.amount)
     put_chars(w, b"fee", 3)
-    put_uint(w, 0)
+    put_uint(w, <uint64_t> t.fee)
     put_chars(w, b"duplicate", 9)
     put_bool(w, False)
     if ticket:

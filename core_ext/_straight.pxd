@@ -27,6 +27,14 @@ cdef struct Done:          # an approved cash_out, registered and captured; copi
     int64_t amount
     bint ticket            # the terminal wants one
 
+cdef struct Marked:        # a registered cash_out whose delivery was marked; copies
+    unsigned char operation[12]
+    unsigned char authorization[6]
+    unsigned char business_date[10]
+    uint32_t trace         # of the operation
+    int64_t amount
+    int64_t fee
+
 cdef struct Position:      # account of a network at sicoop
     bint known
     unsigned char currency[3]
@@ -85,6 +93,9 @@ cdef class Straight:
     ) except -1
     cdef int _decide(
         self, Text terminal, const CashOut* m, int64_t now_ns, Done* done, Ticket* ticket
+    ) except -1
+    cdef int mark(
+        self, Text terminal, uint32_t original, int64_t now_ns, Marked* marked
     ) except -1
     cdef int _identity(self, const CashOut* m, Asked* a, Pen* w) noexcept
     cdef int _peers(self, Text terminal, const CashOut* m, Asked* a, Pen* w) noexcept

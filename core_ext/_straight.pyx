@@ -27,7 +27,7 @@ from core_ext._cursor cimport Cursor, Pen, cursor, pen, put, put_u8, take
 from core_ext._issuer cimport (
     ACCOUNT, AMOUNT, FORM, KNOWN, LEDGER, MINE, OFF, PAPER, PEER, SPACE_BRANCHES,
     SPACE_BY_OPERATION, SPACE_CASHIERS, SPACE_CEIBO, SPACE_META, SPACE_NETWORKS, SPACE_NEWEST,
-    SPACE_RED, SPACE_SHIFTS, SPACE_SICOOP, SPACE_TERMINALS, TILL, TIME, WHYS, Grant, HoldAsk,
+    SPACE_RED, SPACE_SHIFTS, SPACE_SICOOP, SPACE_TERMINALS, STATE, TILL, TIME, WHYS, Grant, HoldAsk,
     Issuer, allows, put_moment, would_hold,
 )
 from core_ext._ledger cimport (
@@ -35,7 +35,7 @@ from core_ext._ledger cimport (
 )
 from core_ext._pack cimport (
     Text, is_text, nothing, put_array, put_bool, put_chars, put_decimal, put_str, put_struct,
-    put_uint, same, skip, take_array, take_bool, take_str, text,
+    put_uint, same, skip, take_array, take_bool, take_str, take_uint, text,
 )
 from core_ext._mac cimport MacKey
 from core_ext._payload cimport CashOut
@@ -47,6 +47,7 @@ cdef enum:
     BODY_MAX = 512
     COMMANDS = 6
     VERSION_MAX = 32
+    RED_FIELDS = 34
 
 cdef int64_t REPEAT_OVER_MIDNIGHT_NS = 600_000_000_000  # rule R7
 
@@ -88,6 +89,23 @@ cdef Text text_of(object value) except *:
         return nothing()
     p = PyUnicode_AsUTF8AndSize(value, &n)
     return text(p, n)
+
+
+cdef inline bint field_is(
+    const unsigned char** at, int i, const char* wanted, Py_ssize_t n
+) noexcept nogil:
+    """Whether a field of a record, between its place and the next one's, is these bytes."""
+    return is_text(text(at[i], at[i + 1] - at[i]), wanted, n)
+
+
+cdef inline Text text_at(const unsigned char** at, int i) noexcept nogil:
+    cdef Cursor c = cursor(at[i], at[i + 1] - at[i])
+    return take_str(&c)
+
+
+cdef inline uint64_t number_at(const unsigned char** at, int i) noexcept nogil:
+    cdef Cursor c = cursor(at[i], at[i + 1] - at[i])
+    return take_uint(&c)
 
 
 cdef bint phone_of(Text given, Pen* w, Text* phone) noexcept nogil:
@@ -325,6 +343,75 @@ cdef class Straight:
         memcpy(done.business_date, self._business, 10)
         done.trace = m.trace
         done.amount = m.amount
+        return MINE
+
+    cdef int mark(
+        self, Text terminal, uint32_t original, int64_t now_ns, Marked* marked
+    ) except -1:
+        """Mark the delivery of a cash_out registered today, as `Red._delivered`: MINE and written,
+        else a `Why` and no change. Wherever its other roles are, it is of red alone."""
+        cdef unsigned char reference[REFERENCE]
+        cdef unsigned char out[VALUE_MAX]
+        cdef const unsigned char* at[RED_FIELDS + 1]
+        cdef const unsigned char* value = NULL
+        cdef Pen w = pen(reference, REFERENCE)
+        cdef Py_ssize_t n = 0
+        cdef Cursor c
+        cdef Text network, number, date, operation, authorization
+        cdef uint64_t stamp
+        cdef int i
+        if not self._from_ns <= now_ns < self._until_ns:
+            return TIME
+        if terminal.n != 8 or not self._records.lookup(SPACE_TERMINALS, terminal.p, 8, &value, &n):
+            return PEER
+        c = cursor(value, n)
+        take_array(&c)
+        number, network = take_str(&c), take_str(&c)
+        put(&w, network.p, network.n)
+        put(&w, number.p, number.n)
+        put(&w, self._today, 8)
+        put_decimal(&w, original, 6)
+        if w.short or w.at - reference != REFERENCE or not self._records.lookup(
+            SPACE_RED, reference, REFERENCE, &value, &n
+        ):
+            return STATE
+        c = cursor(value, n)
+        if take_array(&c) != RED_FIELDS:
+            return STATE
+        for i in range(RED_FIELDS):
+            at[i] = c.at
+            skip(&c, 1)
+        at[RED_FIELDS] = c.at
+        if c.short or not (
+            field_is(at, 1, b"\xa8cash_out", 9) and field_is(at, 12, b"\xaaREGISTRADA", 11)
+            and field_is(at, 22, b"\0", 1) and field_is(at, 24, b"\xa0", 1)
+            and field_is(at, 33, b"\xa0", 1)  # no delivery, nothing owed, no annulment under way
+        ):
+            return STATE
+        operation, authorization, date = text_at(at, 15), text_at(at, 16), text_at(at, 17)
+        if operation.n != 12 or authorization.n != 6 or date.n != 10:
+            return STATE
+        memcpy(marked.operation, operation.p, 12)
+        memcpy(marked.authorization, authorization.p, 6)
+        memcpy(marked.business_date, date.p, 10)
+        marked.trace = <uint32_t> number_at(at, 6)
+        marked.amount = <int64_t> number_at(at, 7)
+        marked.fee = <int64_t> number_at(at, 18)
+        stamp = number_at(at, 11)
+        w = pen(out, VALUE_MAX)
+        put(&w, value, at[12] - value)
+        put_chars(&w, b"ENTREGADA", 9)
+        put(&w, at[13], at[22] - at[13])
+        put_uint(&w, <uint64_t> now_ns)
+        put(&w, at[23], at[32] - at[23])
+        c = cursor(at[32], at[33] - at[32])
+        put_array(&w, take_array(&c) + 1)
+        put(&w, c.at, at[33] - c.at)
+        put_moment(&w, b"ENTREGADA", 9, now_ns)
+        put(&w, at[33], at[RED_FIELDS] - at[33])
+        if w.short:
+            return STATE
+        self._records.store(SPACE_RED, reference, REFERENCE, out, w.at - out, False, stamp)
         return MINE
 
     cdef int _identity(self, const CashOut* m, Asked* a, Pen* w) noexcept:
@@ -584,7 +671,7 @@ cdef class Straight:
     ) noexcept:
         """A `RedOperation` that is registered; returns its length, 0 where it does not fit."""
         cdef Pen w = pen(out, VALUE_MAX)
-        put_array(&w, 34)
+        put_array(&w, RED_FIELDS)
         put_str(&w, a.reference)
         put_chars(&w, b"cash_out", 8)
         put_str(&w, a.hold.network)

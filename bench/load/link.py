@@ -17,9 +17,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from protocols.iso8583.dialect import Dialect
-from protocols.iso8583.framing import Framing
-
 from bench.load._client import Load
 from bench.load.directory import AMOUNT, BRANCH, CASHIER, NETWORK, add_cards, filled
 from bench.load.server import (
@@ -37,6 +34,8 @@ from bench.load.server import (
 from core_ext._mac import MacKey, totp
 from protocols.iso8583.ceibo import hold_elements
 from protocols.iso8583.connection import Connection, SignedOn
+from protocols.iso8583.dialect import Dialect
+from protocols.iso8583.framing import Framing
 from protocols.iso8583.keys import HostKeys
 from protocols.iso8583.times import transmission_time
 from protocols.iso8583.tokens import TokenSealer

@@ -96,6 +96,7 @@ _UNDONE = frozenset((TUMBA, REVERSADA, REVERSANDO))
 _SETTLED = frozenset((CONFIRMADA, CAPTURADA, CONCILIADA))
 _AGAIN = frozenset(("68", "91", "96"))  # answers of an issuer that decide nothing: ask again
 _RELEASED = frozenset(("00", "21", "25"))
+_TOLD_REASONS = frozenset(("timeout", "registration_failed", "cancelled"))
 # What red's word about an operation that it neither confirmed nor reversed comes to (X138).
 _PAID_OUT = frozenset((REGISTRADA, ENTREGADA))
 _GIVEN_UP = frozenset((ERROR, RECHAZO_REGISTRADO, DESCONOCIDA))
@@ -787,7 +788,8 @@ class Sicoop:
         self, step: Step, operation: SicoopOperation, m: Confirm | Reverse, what: str
     ) -> NetworkAnswer:
         step.alarm("conflict", operation.reference, f"{what} in {operation.state}")
-        operation.reason = what
+        if not operation.owed:  # a release that is still owed goes out again as it went out before
+            operation.reason = what
         self._move(operation, "contradicted", step)
         self._store(operation)
         return _plain(m, "CONFLICTO")
@@ -862,7 +864,8 @@ class Sicoop:
         operation = self._load(reference)
         assert operation is not None, "the caller has looked"
         if operation.state != CONFLICTO:
-            operation.reason = "resolved"
+            if not operation.owed:
+                operation.reason = "resolved"
             self._move(operation, "contradicted", step)
         if outcome in ("uphold", "leave"):
             self._move(operation, "upheld" if outcome == "uphold" else "left", step)
@@ -1100,7 +1103,10 @@ def _debt(operation: SicoopOperation) -> IssuerCapture | IssuerRelease:
     o = operation
     if o.owed == "capture":
         return IssuerCapture(o.network, o.operation, o.kind, o.amount, o.currency)
-    reason = "annulment" if o.owed == "annul" else o.reason
+    # A contradiction is a reason that no issuer knows.
+    reason = o.reason if o.reason in _TOLD_REASONS else ""
+    if o.owed == "annul":
+        reason = "annulment"
     return IssuerRelease(o.network, o.operation, o.kind, o.amount, reason, o.currency)
 
 

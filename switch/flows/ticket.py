@@ -271,7 +271,7 @@ def _centred(text: str) -> str:
 def _row(label: str, value: str) -> str:
     """Label at the left edge, value at the right; a value too long for the room is cut."""
     room = COLUMNS - len(label)
-    return label + (value.rjust(room) if len(value) <= room else value[:room])
+    return (label + (value.rjust(room) if len(value) <= room else value[:room])).rstrip()
 
 
 def _cashier(data: TicketData, room: int) -> str:

@@ -105,11 +105,14 @@ class Place:
         self._fresh = iter(self._people(directory, people) if people else ())
         self.node: Node
 
+    def documents(self, count: int) -> list[str]:
+        return [str(4_000_000 + n) for n in range(count)]
+
     def _people(self, directory: Path, count: int) -> list[Person]:
         path = directory / "people.csv"
         rows = [
-            (str(4_000_000 + n), "ANA MARÍA ROJAS", f"09810{n:05}", BALANCE, "Visa")
-            for n in range(count)
+            (document, "ANA MARÍA ROJAS", f"09810{n:05}", BALANCE, "Visa")
+            for n, document in enumerate(self.documents(count))
         ]
         with path.open("w", newline="") as file:
             csv.writer(file).writerows([("document", "name", "phone", "balance", "label"), *rows])

@@ -320,7 +320,7 @@ def _more(traffic: list[Traffic]) -> None:
     )
 
 
-def test_a_disabled_terminals_session_ends(place: Place, node: Node) -> None:
+def test_a_disabled_terminals_session_ends_with_its_next_request(place: Place, node: Node) -> None:
     with (
         node.peer("terminals", TERMINALS[0], place.keys[TERMINALS[0]]).sign_on() as one,
         node.peer("terminals", TERMINALS[1], place.keys[TERMINALS[1]]).sign_on() as other,
@@ -328,9 +328,11 @@ def test_a_disabled_terminals_session_ends(place: Place, node: Node) -> None:
         for peer in (one, other):
             assert peer.ask({"op": "echo"})["op"] == "echo_answer"
         place.add("terminal", "disable", TERMINALS[0])
+        assert one.ask({"op": "last_operation"})["op"] == "answer"
         one.expect_end()
         assert other.ask({"op": "echo"})["op"] == "echo_answer"
         place.add("network", "disable", NETWORK)
+        assert other.ask({"op": "last_operation"})["op"] == "answer"
         other.expect_end()
         with node.peer("terminals", TERMINALS[1], place.keys[TERMINALS[1]]) as again:
             again.send_bytes(again.sign_on_frame(bytes(16)))

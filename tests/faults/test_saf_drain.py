@@ -27,7 +27,7 @@ from tests.faults.apart import NETWORK, Relay, Three
 from tests.faults.wire import Wire
 
 TORTURE = bool(os.environ.get("TRONCAL_TORTURE"))
-COUNT = 10_000 if TORTURE else 2_000
+COUNT = 10_000 if TORTURE else 1_500
 WHOLE = pytest.mark.skipif(not TORTURE, reason="with TRONCAL_TORTURE=1")
 DRAIN_S = 5.0
 PERSONS = 20

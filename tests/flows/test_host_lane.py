@@ -29,6 +29,7 @@ from switch.config import LinkSettings
 from switch.flows import operations as ops
 from switch.flows.ceibo import SICOOP
 from switch.flows.issuer_desk import IssuerDesk
+from switch.flows.step import Arm
 from tests.conftest import FUZZ
 from tests.house import BRANCH, NETWORK, TERMINAL, Holder, House
 from tests.twins import OTHER_TERMINAL, PHONE, Pair
@@ -374,7 +375,7 @@ def test_holds_that_nobody_decides_are_taken_up_in_time(pair: Pair, hosts: Hosts
     with house.step() as step:
         step.now_ns += 601 * 1_000_000_000
         hosts.line.desk.adopt(step, undecided, lambda *key: key[2].endswith("1"))
-        armed = [effect.key for effect in step.effects]
+        armed = [effect.key for effect in step.effects if isinstance(effect, Arm)]
         step.effects.clear()
     assert f"{SICOOP}|{NETWORK}|{number}" in armed
     assert all(not key.endswith("1") for key in armed)

@@ -18,7 +18,7 @@ import pytest
 from core_ext._frames import Channel
 from core_ext._lanes import TerminalLane
 from core_ext._mac import MacKey
-from protocols.messages import CashOut
+from protocols.messages import CashOut, Delivered
 from protocols.session import TERMINAL as VOCABULARY
 from protocols.session.vocabulary import DECODE_ERRORS, decoder, encoder, encoding_of
 from tests.conftest import FUZZ
@@ -213,6 +213,35 @@ def test_answers_are_the_same_bytes(
         [expected] = reference(pair.flows, terminal, [payload(message, encoding)])
         assert said == expected
     assert pair.straight.node.lanes.taken == taken + 4, pair.straight.node.straight.core.counts
+
+
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+def test_a_mark_of_delivery_is_the_same_bytes(pair: Pair, connect: Connect, encoding: Any) -> None:
+    line = connect()
+    warm(pair, line)
+    message = pair.cash_out(pair.holders[3])
+    exchange(pair, line, [payload(message)])
+    first, second = pair.cash_out(pair.holders[4]), pair.cash_out(pair.holders[5])
+    exchange(pair, line, [payload(first), payload(second)])
+    taken = pair.straight.node.lanes.taken
+    for count, mark in enumerate(
+        (
+            Delivered(original=message.trace),
+            Delivered(original=first.trace, trace=first.trace),
+            Delivered(original=second.trace, trace=pair.straight.trace()),
+        ),
+        taken + 1,
+    ):
+        pair.advance(7)
+        line.send([payload(mark, encoding)])
+        work(pair.straight)
+        [said] = line.received()
+        [told] = pair.flows.ask_all([mark], line.terminal)
+        assert said == payload(told, encoding)
+        assert pair.straight.node.lanes.taken == count
+    for mark in (Delivered(original=first.trace), Delivered(original=999_999)):
+        exchange(pair, line, [payload(mark)])  # again, and nothing that is known
+    assert pair.straight.node.lanes.taken == taken + 3
 
 
 def test_random_traffic_as_payloads(pair: Pair, connect: Connect) -> None:

@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from core_ext import Batch
 from protocols.iso8583.tokens import TokenOpener
-from protocols.messages import Holder, NetworkHolder
+from protocols.messages import Confirm, Holder, NetworkHolder, Reverse
 from switch.config import LinkSettings
 from switch.node import Node
 from tests.apart import LINK, Apart, only
@@ -226,6 +226,30 @@ def test_inquiries_go_on_after_a_restart(world: Apart) -> None:
     world.restart("ceibo")
     world.pass_time(310)
     assert world.states(1)[2] == "LIBERADA"
+
+
+# ---- contradictions
+
+
+@pytest.mark.parametrize("layout", ["apart"], indirect=True)
+def test_a_contradiction_leaves_what_is_owed_as_it_was(layout: Apart) -> None:
+    """A network reverses and then confirms while the issuer has not released yet: no node stops,
+    and the release goes out again as the issuer knows it."""
+    layout.sessions.policy = only("confirm", "hold")
+    layout.holds.policy = only("release", "drop_answer")
+    layout.cash_out(1, A)
+    reference = layout.sicoop.reference(1)
+    assert layout.sicoop.network(Reverse(1, reference, A, "cancelled")).answer.code == "00"
+    layout.run()
+    assert layout.sicoop.network(Confirm(2, reference, "")).answer.code == "A3"
+    layout.restart("sicoop")
+    layout.holds.policy = only("", "")
+    layout.pass_time(20)
+    assert layout.states(1)[1:] == ("CONFLICTO", "LIBERADA")
+    operation = layout.sicoop.at_sicoop(reference)
+    assert operation is not None
+    assert (operation.owed, operation.reason) == ("", "cancelled")
+    assert "release_refused" not in layout.sicoop.alarms()
 
 
 # ---- lives

@@ -14,7 +14,6 @@ from tests.sim.network import Finding
 from tests.sim.world import TERMINALS, World
 
 PAYS = {"cash_out": "ENTREGUE", "deposit": "RECIBA"}
-WAIT_S = 30.0  # T_TERM
 DATE = "20261122"
 CASHIER = "000345"
 REFUSED = ("ERROR", "RECHAZO_REGISTRADO")
@@ -65,10 +64,10 @@ class Operation:
             world.time.after(int(errand.annuls_after_s * NS), self.annul)
 
     def wait(self) -> None:
-        """After T_TERM without an instruction he asks."""
+        """Without an instruction he asks in the end."""
         self._waits += 1
         number = self._waits
-        self.world.time.after(int(WAIT_S * NS), lambda: self._patience(number))
+        self.world.time.after(int(self.errand.patience_s * NS), lambda: self._patience(number))
 
     def _patience(self, number: int) -> None:
         if number == self._waits and not self.settled:
@@ -90,12 +89,11 @@ class Operation:
         if (self.moved and not self.marked) or self.annulling or not self.world.places["red"].alive:
             return
         self.annulling = True
-        self.send(
-            Annul(
-                trace=self.errand.trace + 500, original=self.errand.trace, cashier=CASHIER,
-                supervisor="000900", business_date="2026-11-22",
-            )  # fmt: skip
-        )
+        annul = Annul(
+            trace=self.errand.trace + 500, original=self.errand.trace, cashier=CASHIER,
+            supervisor="000900", business_date="2026-11-22",
+        )  # fmt: skip
+        self.send(annul)
         self.settled = False
         self.wait()
 

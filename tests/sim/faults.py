@@ -1,12 +1,14 @@
 """What goes wrong, drawn from the seed: fates of messages, stalls of disks, disturbances."""
 
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 NS = 1_000_000_000
 STORM_S = 120  # faults begin within this time of the start, and end with it
+HOLDERS = 4
 ROLES = ("red", "sicoop", "ceibo")
 LINKS = ("session", "issuer")
+KINDS = ("hold", "confirm", "confirm", "reverse", "annul", "capture", "release", "status")
 # Weighted: the roles apart have the most messages to lose.
 LAYOUTS: tuple[tuple[str, ...], ...] = (
     (), (), (), (), ("red", "sicoop"), ("sicoop", "ceibo"), ROLES,
@@ -18,7 +20,7 @@ class Disturbance:
     """One thing that goes wrong at a moment: what it hits, how long, and how."""
 
     at_s: float
-    what: str  # crash, partition, half_open, cut, stall, clock
+    what: str  # crash, partition, half_open, cut, stall, clock, mute
     target: str
     for_s: float = 0.0
     how: str = ""
@@ -40,7 +42,18 @@ class Errand:
     marks: bool = True
     repeats: bool = False
     annuls_after_s: float = 0.0  # 0: never
+    patience_s: float = 30.0  # T_TERM, of somebody who keeps to it
     asks: str = "query"  # what he does when no answer comes: query or repeat
+
+
+@dataclass(frozen=True)
+class Meddling:
+    """A message of a network that does not keep to the rules: it contradicts what it said."""
+
+    at_s: float
+    what: str  # confirm, reverse, annul
+    trace: int
+    wrong_amount: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,9 +65,7 @@ class Plan:
     errands: tuple[Errand, ...]
     disturbances: tuple[Disturbance, ...]
     rates: dict[str, float] = field(default_factory=dict)  # of lose, twice, late, slow_disk
-
-    def without(self, rate: str) -> "Plan":
-        return replace(self, rates={**self.rates, rate: 0.0})
+    meddling: tuple[Meddling, ...] = ()
 
 
 def plan(seed: int) -> Plan:
@@ -70,50 +81,73 @@ def plan(seed: int) -> Plan:
     }
     errands = tuple(_errand(chance, trace) for trace in range(1, chance.randint(3, 8)))
     count = chance.choice((0, 1, 2, 3, 4, 6))
-    disturbances = [_disturbance(chance, errands) for _ in range(count)]
+    disturbances = [d for _ in range(count) for d in _disturbance(chance, errands)]
     disturbances.sort(key=lambda d: d.at_s)
-    return Plan(seed, layout, errands, tuple(disturbances), rates)
+    meddling: tuple[Meddling, ...] = ()
+    if chance.random() < 0.15:
+        meddling = tuple(_meddling(chance, errands) for _ in range(chance.randint(1, 4)))
+    return Plan(seed, layout, errands, tuple(disturbances), rates, meddling)
 
 
 def _errand(chance: random.Random, trace: int) -> Errand:
     return Errand(
-        at_s=chance.choice((0.0, 0.001, 1.0)) + chance.random() * chance.choice((0.01, 5, 70)),
+        at_s=2.0 + chance.random() * chance.choice((0.01, 1.0, 5.0, 70.0)),
         trace=trace,
         terminal=chance.randrange(3),
         kind=chance.choice(("cash_out", "cash_out", "deposit")),
-        holder=chance.randrange(2),
+        holder=chance.randrange(HOLDERS),
         amount=1000 * chance.choice((chance.randint(1, 100), chance.randint(200, 700))),
         wrong_code=chance.random() < 0.08,
         clicks=chance.choice((1, 1, 1, 2)),
         marks=chance.random() < 0.7,
         repeats=chance.random() < 0.25,
-        annuls_after_s=chance.choice((0, 0, 0, 0.01, 8.0, 26.0, 60.0)),
+        annuls_after_s=chance.choice((0, 0, 0, 0, 0, 0, 0.02, 0.03, 8.0, 26.0, 60.0)),
+        patience_s=chance.choice((30.0, 30.0, 7.0)),
         asks=chance.choice(("query", "repeat")),
     )
 
 
-def _disturbance(chance: random.Random, errands: tuple[Errand, ...]) -> Disturbance:
+def _meddling(chance: random.Random, errands: tuple[Errand, ...]) -> Meddling:
+    errand = chance.choice(errands)
+    return Meddling(
+        at_s=errand.at_s + chance.choice((0.0, 0.02, 0.1, 30.0)) + chance.random() * 0.05,
+        what=chance.choice(("confirm", "reverse", "annul")),
+        trace=errand.trace,
+        wrong_amount=chance.random() < 0.1,
+    )
+
+
+def _disturbance(chance: random.Random, errands: tuple[Errand, ...]) -> list[Disturbance]:
     """Most of them hit close to where something is going on."""
-    near = chance.choice(errands).at_s + chance.choice((0.0, 0.05, 0.3, 14.9, 25.0))
-    at_s = near + chance.random() * chance.choice((0.005, 0.05, 0.5, 5.0))
+    near = chance.choice(errands).at_s + chance.choice((0.0, 0.02, 0.02, 0.02, 0.05, 14.9, 25.0))
+    at_s = near + chance.random() * chance.choice((0.02, 0.02, 0.02, 0.5, 5.0))
     what = chance.choices(
-        ("crash", "partition", "half_open", "cut", "stall", "clock"), (8, 2, 2, 3, 2, 1)
+        ("crash", "partition", "half_open", "cut", "stall", "clock", "mute"),
+        (8, 2, 2, 3, 2, 1, 4),
     )[0]
     at_s = min(at_s, STORM_S - 1.0)
-    for_s = chance.choice((0.05, 1.0, 10.0, 20.0, 40.0, 90.0))
+    for_s = chance.choice((0.05, 1.0, 10.0, 30.0, 80.0, 100.0))
+    target = chance.choice(ROLES if what in ("crash", "clock", "stall") else LINKS)
     match what:
         case "crash":
             how = chance.choice(("lost", "lost", "torn", "written"))
-            return Disturbance(at_s, what, chance.choice(ROLES), for_s, how)
+            crash = Disturbance(at_s, what, target, for_s, how)
+            if chance.random() < 0.5:
+                return [crash]
+            # With the disk behind, more is decided than is durable.
+            before_s = chance.choice((0.005, 0.02, 0.1, 1.0))
+            return [Disturbance(max(at_s - before_s, 0.0), "stall", target, 20.0), crash]
         case "clock":
             step_s = chance.choice((-3600.0, -70.0, -5.0, -1.0, 1.0, 5.0, 70.0, 3600.0))
-            return Disturbance(at_s, what, chance.choice(ROLES), amount=step_s)
+            return [Disturbance(at_s, what, target, amount=step_s)]
         case "stall":
-            return Disturbance(at_s, what, chance.choice(ROLES), chance.choice((2.0, 12.0, 28.0)))
+            return [Disturbance(at_s, what, target, chance.choice((2.0, 12.0, 28.0)))]
+        case "mute":
+            kind, direction = chance.choice(KINDS), chance.choice(("there", "there", "back"))
+            return [Disturbance(max(at_s - 1.0, 0.0), what, kind, for_s, direction)]
         case "half_open":
-            how = chance.choice(("there", "back"))
-            return Disturbance(at_s, what, chance.choice(LINKS), for_s, how)
-    return Disturbance(at_s, what, chance.choice(LINKS), for_s)
+            return [Disturbance(at_s, what, target, for_s, chance.choice(("there", "back")))]
+    return [Disturbance(at_s, what, target, for_s)]
 
 
 class Weather:

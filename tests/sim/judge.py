@@ -5,6 +5,7 @@ the cards and what each cashier was told are counted here a second time, from th
 """
 
 import random
+import sqlite3
 from collections import Counter
 from typing import Any
 
@@ -12,12 +13,17 @@ from protocols.messages import Answer
 from switch.flows import operations as ops
 from switch.flows.operations import RedOperation
 from switch.journal.agreement import Agreement, compare
+from switch.journal.projector import Projector
 from switch.journal.verify import verify
+from tests.house import MASTER
 from tests.sim.cashiers import REFUSED, Operation
 from tests.sim.network import Finding
 from tests.sim.world import BALANCE, TERMINALS, World
 
 GIVEN_BACK = {"cash_out": "RECIBA", "deposit": "DEVUELVA"}
+APP = {
+    "CAPTURADA": "approved", "LIBERADA": "released", "RECHAZADA": "declined", "TUMBA": "declined",
+}  # fmt: skip
 ENDED = ("REGISTRADA", "ENTREGADA", "ANULADA", *REFUSED)
 
 
@@ -31,20 +37,35 @@ def is_settled(world: World) -> bool:
     """Nobody owes anything, nothing is undecided, and every disk is at rest."""
     if not all(place.alive for place in world.nodes):
         return False
-    spaces = (ops.RED_OPERATIONS, ops.SICOOP_OPERATIONS, ops.CEIBO_HOLDS)
-    return not any(
-        place.node.store.records.open_count(space) or place.node.gate
+    if any(place.node.gate for place in world.nodes):
+        return False
+    open_ = sum(
+        place.node.store.records.open_count(space)
         for place in world.nodes
-        for space in spaces
+        for space in (ops.RED_OPERATIONS, ops.SICOOP_OPERATIONS, ops.CEIBO_HOLDS)
     )
+    return open_ == 0 or (bool(world.plan.meddling) and open_ == _in_conflict(world))
+
+
+def _in_conflict(world: World) -> int:
+    """Operations that people have to decide about, of which nothing is owed to anybody."""
+    records = world.places["sicoop"].node.store.records
+    found = [ops.decode_sicoop(value) for _, value in records.items(ops.SICOOP_OPERATIONS)]
+    return sum(operation.state == "CONFLICTO" and not operation.owed for operation in found)
 
 
 def judge(world: World, operations: list[Operation], *, thorough: bool) -> None:
-    """Raises Finding."""
+    """Raises Finding.
+
+    Where a network has meddled, the roles may differ, and people have to see to it; everything
+    that each of them answers for by itself must hold all the same.
+    """
     found = agreed(world)
-    if found.problems:
+    if found.problems and not world.plan.meddling:
         raise Finding("; ".join(found.problems[:3]))
     for place in world.nodes:
+        if any(place.node.money_check().values()):
+            raise Finding(f"{place.name}: the books are off by {place.node.money_check()}")
         store = place.node.store
         if broken := store.ledger.check():
             raise Finding(f"{place.name}: {broken[0]}")
@@ -52,11 +73,14 @@ def judge(world: World, operations: list[Operation], *, thorough: bool) -> None:
             raise Finding(f"{place.name}: orphan hold {holds[0]}")
     for operation in operations:
         _judge_operation(world, operation)
+    if world.plan.meddling:
+        _judge_codes(world)
+        return
     _judge_cards(world, operations)
     _judge_codes(world)
     if thorough:
         _judge_replay(world, operations)
-        _judge_disks(world)
+        _judge_disks(world, operations)
 
 
 def register(world: World, operation: Operation) -> RedOperation | None:
@@ -154,8 +178,8 @@ def picture(world: World, operations: list[Operation]) -> Any:
     return states, found.amounts, found.position, found.holds_open, found.unfinished
 
 
-def _judge_disks(world: World) -> None:
-    """Every journal is whole and gives this state; no code stands in one of them."""
+def _judge_disks(world: World, operations: list[Operation]) -> None:
+    """Every journal is whole and gives this very state."""
     for place in world.nodes:
         place.node.store.commit()
         report = verify(place.config, place.data)
@@ -165,10 +189,32 @@ def _judge_disks(world: World) -> None:
         live = (f"{store.ledger.digest():016x}", f"{store.records.digest():016x}")
         if (report.ledger_digest, report.records_digest) != live:
             raise Finding(f"{place.name}: replay gives another state")
+    _judge_secrets(world, operations)
+    _judge_notices(world)
+
+
+def _judge_secrets(world: World, operations: list[Operation]) -> None:
+    """No code stands in anything that was written."""
     written = b"".join(
         path.read_bytes() for place in world.nodes for path in (place.data / "journal").iterdir()
     )
-    for errand in world.plan.errands:
-        if errand.kind == "cash_out":
-            pass
-    del written
+    for operation in operations:
+        code = getattr(operation.request, "token", "")
+        if code and b"\xa6" + code.encode() in written:
+            raise Finding(f"{operation.name}: its code is in a journal")
+
+
+def _judge_notices(world: World) -> None:
+    """Every holder's app was told how each operation with his card ended (rule R12)."""
+    place = world.places["ceibo"]
+    projector = Projector(place.config, place.data, MASTER)
+    projector.catch_up()
+    projector.close()
+    db = sqlite3.connect(projector.path)
+    told = {row[0] for row in db.execute("SELECT id FROM notices")}
+    db.close()
+    for _, value in place.node.store.records.items(ops.CEIBO_HOLDS):
+        hold = ops.decode_ceibo(value)
+        what = "annulled" if hold.compensated else APP[hold.state]
+        if hold.card and f"{hold.network}{hold.operation}:{what}" not in told:
+            raise Finding(f"the app was not told that {hold.operation} was {what}: {told}")

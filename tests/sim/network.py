@@ -119,6 +119,7 @@ class Link:
         self.up = False
         self.epoch = 0
         self.swallowed: set[str] = set()  # directions: there, back
+        self.muted: set[tuple[str, str]] = set()  # kinds of requests, and directions
         self.sent: list[Flight] = []  # everything that ever left, to be played again
         self.backwards = Backwards(self)
         self._waiting: dict[int, Flight] = {}
@@ -192,6 +193,12 @@ class Link:
         if epoch == self.epoch and self.swallowed:
             self.cut("silence")
 
+    def mute(self, what: str, direction: str, for_s: float) -> None:
+        """Only one kind of message, or the answers to it, is lost for a while."""
+        self.world.note(f"{self.name}: every {what} is lost on its way {direction}")
+        self.muted.add((what, direction))
+        self.world.time.after(int(for_s * NS), lambda: self.muted.discard((what, direction)))
+
     def heal(self) -> None:
         self.swallowed.clear()
         self.connect()
@@ -235,7 +242,7 @@ class Link:
             self.world.time.after(delay_ns, lambda: self._come(flight, direction, deliver))
 
     def _come(self, flight: Flight, direction: str, deliver: Callable[[], None]) -> None:
-        if direction in self.swallowed:
+        if direction in self.swallowed or (flight.what, direction) in self.muted:
             self.world.note(f"{self.name}: a message about {self.about(flight)} is swallowed")
         else:
             deliver()
@@ -352,7 +359,7 @@ class SessionLink(Link):
         return self.send(token[0], token, payload, budget_s)
 
     def about(self, flight: Flight) -> str:
-        reference = flight.payload.reference if flight.back else flight.token[2]
+        reference: str = flight.payload.reference if flight.back else flight.token[2]
         return reference[-6:]
 
     def hear(self, step: Step, flight: Flight, origin: Answering) -> None:
@@ -374,9 +381,9 @@ class SessionLink(Link):
 
     def tell(self, step: Step, flight: Flight, payload: Any) -> None:
         if flight.back:
-            answer = msgspec.msgpack.decode(payload, type=StatusAnswer)
+            told = msgspec.msgpack.decode(payload, type=StatusAnswer)
             sicoop = self.world.places[self.far].node.sicoop
-            sicoop.on_network_state(step, NETWORK, flight.payload.reference, answer.state)
+            sicoop.on_network_state(step, NETWORK, flight.payload.reference, told.state)
             return
         answer = decoder(VOCABULARY, "initiator", "msgpack")(payload)
         self.port.on_answer(step, flight.token, answer)

@@ -5,17 +5,21 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from protocols.messages import AnnulRegistered, Confirm, Reverse
+from tests.house import NETWORK
 from tests.sim.cashiers import Operation, start_errands
-from tests.sim.faults import NS, STORM_S, Disturbance, Plan, plan
+from tests.sim.faults import NS, STORM_S, Disturbance, Errand, Meddling, Plan
 from tests.sim.judge import agreed, is_settled, judge
 from tests.sim.network import Finding
 from tests.sim.world import Template, World
 
 CALM_S = 1400  # after the storm: inquiries of ceibo come after 600 s, twice
 THOROUGH_EVERY = 8  # schedules of which the disks are verified and all messages sent again
-SHORTER_MAX = 60  # tries to make a failing schedule shorter
+SHORTER_MAX = 100  # tries, or a few more, to make a failing schedule shorter
 
 
 @dataclass
@@ -36,20 +40,24 @@ class Simulator:
         self._number = 0
 
     def run(self, schedule: Plan, *, thorough: bool | None = None) -> Verdict:
+        """`thorough`: verify the disks as well and send all messages again; None: now and then."""
         self._number += 1
+        if thorough is None:
+            thorough = schedule.seed % THOROUGH_EVERY == 0
         world = World(schedule, self._template, self._directory / f"{self._number}")
         try:
-            finding = _run(world, schedule.seed % THOROUGH_EVERY == 0)
+            finding = _run(world, thorough)
         finally:
             world.close()
         return Verdict(schedule, finding, world.trace)
 
     def shorter(self, verdict: Verdict) -> Verdict:
         """The same with as little as possible going on; any finding counts."""
-        best = verdict
-        for _ in range(3):
+        best, tries = verdict, 0
+        while tries < SHORTER_MAX:
             before = best
             for smaller in _smaller(best.plan):
+                tries += 1
                 tried = self.run(smaller(best.plan))
                 if tried.finding:
                     best = tried
@@ -60,13 +68,30 @@ class Simulator:
 
 def _smaller(schedule: Plan) -> Iterator[Callable[[Plan], Plan]]:
     for disturbance in schedule.disturbances:
-        yield lambda p, d=disturbance: replace(
-            p, disturbances=tuple(x for x in p.disturbances if x != d)
-        )
+        yield partial(_without_disturbance, disturbance)
+    for meddling in schedule.meddling:
+        yield partial(_without_meddling, meddling)
     for errand in schedule.errands:
-        yield lambda p, e=errand: replace(p, errands=tuple(x for x in p.errands if x != e))
+        yield partial(_without_errand, errand)
     for rate in schedule.rates:
-        yield lambda p, r=rate: p.without(r)
+        yield partial(_without_rate, rate)
+
+
+def _without_disturbance(disturbance: Disturbance, schedule: Plan) -> Plan:
+    kept = tuple(d for d in schedule.disturbances if d != disturbance)
+    return replace(schedule, disturbances=kept)
+
+
+def _without_meddling(meddling: Meddling, schedule: Plan) -> Plan:
+    return replace(schedule, meddling=tuple(m for m in schedule.meddling if m != meddling))
+
+
+def _without_errand(errand: Errand, schedule: Plan) -> Plan:
+    return replace(schedule, errands=tuple(e for e in schedule.errands if e != errand))
+
+
+def _without_rate(rate: str, schedule: Plan) -> Plan:
+    return replace(schedule, rates={**schedule.rates, rate: 0.0})
 
 
 @contextmanager
@@ -85,7 +110,10 @@ def _run(world: World, thorough: bool) -> str:
         world.start()
         operations = start_errands(world)
         for disturbance in world.plan.disturbances:
-            world.time.at(int(disturbance.at_s * NS), lambda d=disturbance: _strike(world, d))
+            world.time.at(int(disturbance.at_s * NS), partial(_strike, world, disturbance))
+        for meddling in world.plan.meddling:
+            act = partial(_meddle, world, meddling, operations)
+            world.time.at(int(meddling.at_s * NS), act)
         world.time.run(STORM_S * NS)
         _calm(world, operations)
         judge(world, operations, thorough=thorough)
@@ -113,8 +141,41 @@ def _strike(world: World, d: Disturbance) -> None:
             world.links[d.target].cut("cut")
         case "partition":
             world.links[d.target].swallow({"there", "back"}, d.for_s)
+        case "mute":
+            for link in world.links.values():
+                link.mute(d.target, d.how, d.for_s)
         case "half_open":
             world.links[d.target].swallow({d.how}, d.for_s)
+
+
+def _meddle(world: World, meddling: Meddling, operations: list[Operation]) -> None:
+    """A network says what it must not say; its answer interests nobody."""
+    place = world.places["sicoop"]
+    about = next((o for o in operations if o.errand.trace == meddling.trace), None)
+    if not place.alive or about is None:
+        return
+    reference, amount = about.reference, about.errand.amount + 1000 * meddling.wrong_amount
+    message: Confirm | Reverse | AnnulRegistered
+    match meddling.what:
+        case "confirm":
+            message = Confirm(1, reference, "")
+        case "reverse":
+            message = Reverse(1, reference, amount, "cancelled")
+        case _:
+            message = AnnulRegistered(1, reference, amount, "000900")
+    world.note(f"the network meddles: {meddling.what} of {about.name}")
+    node = place.node
+    place.turn(lambda step: node.network_request(step, NETWORK, message, Nobody()))
+
+
+class Nobody:
+    """Takes answers that nobody waits for."""
+
+    def ready(self, message: Any) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
 
 
 def _calm(world: World, operations: list[Operation]) -> None:
@@ -126,6 +187,7 @@ def _calm(world: World, operations: list[Operation]) -> None:
         place.start()
     for link in world.links.values():
         link.cut("new connection")
+        link.muted.clear()
         link.heal()
     for operation in operations:
         if not operation.settled:
@@ -139,7 +201,3 @@ def _calm(world: World, operations: list[Operation]) -> None:
     for operation in operations:
         if not operation.settled:
             raise Finding(f"{operation.name}: the cashier never got an instruction")
-
-
-def run_seed(simulated: Simulator, seed: int) -> Verdict:
-    return simulated.run(plan(seed))

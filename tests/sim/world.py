@@ -17,7 +17,7 @@ from switch.config import Config
 from switch.flows.step import Step
 from switch.node import Node
 from tests.house import BRANCH, MASTER, NETWORK, NOON_NS, Holder, House, ManualClock, configuration
-from tests.sim.faults import NS, ROLES, Plan, Weather
+from tests.sim.faults import HOLDERS, NS, ROLES, Plan, Weather
 from tests.sim.network import Finding, IssuerLink, Link, SessionLink
 
 BALANCE = 1_000_000
@@ -280,10 +280,11 @@ class Template:
             place = top / roles[0]
             place.mkdir(parents=True)
             house = _House(place, self._role_config(roles, place))
-            house.do(
-                "terminal_add", number=TERMINALS[2], network=NETWORK, branch=BRANCH
-            )  # fmt: skip
-            holders = [house.holder, house.add_card(balance=BALANCE)]
+            house.do("terminal_add", number=TERMINALS[2], network=NETWORK, branch=BRANCH)
+            holders = [
+                house.add_card(balance=BALANCE, seed=f"{'A' * 31}{letter}")
+                for letter in "ABCDEFGH"[:HOLDERS]
+            ]
             house.close()
             if "ceibo" in roles:
                 self.holders[layout] = holders

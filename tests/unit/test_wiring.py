@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from switch.net.pump import Pump
 from switch.ops.metrics import LoopClock, Metrics
-from switch.ops.wiring import add_node_metrics
+from switch.ops.wiring import add_link_metrics, add_node_metrics
+from switch.remotes import Remotes
 from tests.house import House
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +24,7 @@ def text(tmp_path: Path) -> str:
     metrics.add_process()
     metrics.add_loop(LoopClock())
     add_node_metrics(metrics, house.node, {})
+    add_link_metrics(metrics, Remotes(house.node, Pump(house.node)), {})
     shown = metrics.exposition().decode()
     house.close()
     return shown
