@@ -317,7 +317,8 @@ cdef class HostLane(Lane):
         if (index.words != 1 or index.bits[0] & needed != needed
                 or index.bits[0] & ~(needed | bit(12) | bit(13))):
             return False
-        if not is_text(text(index.mti, 4), b"0100", 4) or not is_text(element(index, 3), b"010000", 6):
+        if not (is_text(text(index.mti, 4), b"0100", 4)
+                and is_text(element(index, 3), b"010000", 6)):
             return False
         m.network, m.operation = element(index, 32), element(index, 37)
         m.terminal = element(index, 41)

@@ -1,4 +1,4 @@
-"""What other native modules may use of `_issuer`: a hold as asked for, and what is found about it."""
+"""What other native modules may use of `_issuer`: a hold as asked for, and what is found of it."""
 
 from libc.stdint cimport int32_t, int64_t, uint64_t
 

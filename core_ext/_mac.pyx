@@ -1,12 +1,12 @@
 """Message authentication codes, one-time passwords and sealed seeds, over OpenSSL 3.
 
-Every hash and cipher is OpenSSL's, but for SipHash. libcrypto is opened with dlopen at the first use, and the
-prototypes below are written by hand, so a build needs no OpenSSL headers. Used are the low-level
-SHA and DES functions and not EVP, since their state is plain memory: an HMAC key is hashed once and
-its two states are copied for each message (a 200-byte frame: 230 ns against 370 ns by EVP_MAC
-[measured]), and what depends on a key lies in memory we locked. AES goes through EVP, the only way
-to its hardware instructions; there OpenSSL keeps the expanded key in its own heap and wipes it when
-the key goes.
+Every hash and cipher is OpenSSL's, but for SipHash. libcrypto is opened with dlopen at the first
+use, and the prototypes below are written by hand, so a build needs no OpenSSL headers. Used are the
+low-level SHA and DES functions and not EVP, since their state is plain memory: an HMAC key is
+hashed once and its two states are copied for each message (a 200-byte frame: 230 ns against 370 ns
+by EVP_MAC [measured]), and what depends on a key lies in memory we locked. AES goes through EVP,
+the only way to its hardware instructions; there OpenSSL keeps the expanded key in its own heap and
+wipes it when the key goes.
 
 A key belongs to one thread at a time (the GIL sees to it); only the methods that say so work
 without the GIL.

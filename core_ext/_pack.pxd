@@ -2,7 +2,7 @@
 
 Written is what msgspec writes, byte for byte: the shortest form of every number and length. Read
 is what it may have written, and nothing else: a value of another type turns the cursor `short`, so
-a reader takes all its fields and looks once. Texts stay where they are; the caller keeps the memory.
+a reader takes all its fields and looks once. Texts stay where they are, in the caller's memory.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t

@@ -93,6 +93,7 @@ _BY_RESULT: dict[Result, str] = {
 _OPEN = frozenset((RECIBIDA, ENVIADA, RESERVADA, RESPONDIDA, CONFIRMADA, CONFLICTO))
 _SHUT = frozenset((RECHAZADA, VENCIDA, TUMBA, REVERSADA, REVERSANDO))
 _UNDONE = frozenset((TUMBA, REVERSADA, REVERSANDO))
+_UNANSWERED = frozenset((RECIBIDA, ENVIADA, RESERVADA))
 _SETTLED = frozenset((CONFIRMADA, CAPTURADA, CONCILIADA))
 _AGAIN = frozenset(("68", "91", "96"))  # answers of an issuer that decide nothing: ask again
 _RELEASED = frozenset(("00", "21", "25"))
@@ -620,6 +621,9 @@ class Sicoop:
             return _plain(m, "APROBADA", duplicate=True)
         if operation.state == CONFLICTO:
             return _plain(m, "CONFLICTO")
+        if operation.state in _UNANSWERED:  # its network cannot know what it confirms
+            step.alarm("confirmed_unanswered", m.reference)
+            return _plain(m, "EN_PROCESO")
         if operation.state != RESPONDIDA:
             return self._contradiction(step, operation, m, "confirm")
         step.disarm("sicoop", "confirm", m.reference)
@@ -876,6 +880,8 @@ class Sicoop:
 
     def _captured(self, step: Step, operation: SicoopOperation) -> None:
         if operation.state == CONFLICTO:
+            if self.is_posted(operation):  # only the issuer was behind: people have yet to decide
+                return
             self._capture_anew(step, operation)
         if operation.state in (CONFIRMADA, CONFLICTO):
             self._move(operation, "captured", step)

@@ -392,6 +392,12 @@ class TestAskNetwork:
         assert host.state(number) == state
 
 
+def _echo_on(host: Host) -> None:
+    """Echo until the connection is over: what was on its way to it is still answered."""
+    for _ in range(1000):
+        host.manage("301")
+
+
 def test_two_hosts_at_one_listener(tmp_path: Path) -> None:
     """The MAC key tells whose a connection is; their holds are apart, whatever their numbers."""
     place = Place(tmp_path / "d")
@@ -413,8 +419,7 @@ def test_two_hosts_at_one_listener(tmp_path: Path) -> None:
         stranger.close()
         place.admin("host_enable", name="other", enable=False)
         with pytest.raises((AssertionError, OSError)):
-            for _ in range(1000):  # what is on its way when it is disabled is still answered
-                two.manage("301")
+            _echo_on(two)
         assert one.ask("0220", one.decision(number, DEPOSIT, A))["39"] == "00"
     with Host(address, other) as gone, pytest.raises((AssertionError, OSError)):
         gone.sign_on()

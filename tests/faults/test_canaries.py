@@ -1,7 +1,7 @@
 """Does the simulation find what it is for? Each planted bug must be caught, and soon.
 
-The figure of each is the number of schedules within which it must be found, from a first seed that
-is the same for all of them; it is about three times what was needed.
+All begin at the same seed. The rarest, a late approval, has needed 65 schedules; most need fewer
+than 20.
 """
 
 import pytest

@@ -252,6 +252,37 @@ def test_a_contradiction_leaves_what_is_owed_as_it_was(layout: Apart) -> None:
     assert "release_refused" not in layout.sicoop.alarms()
 
 
+def test_a_reversal_while_the_capture_is_under_way(world: Apart) -> None:
+    """People decide about the contradiction; the issuer's answer does not, and is taken."""
+    world.holds.policy = only("capture", "drop_answer")
+    world.cash_out(1, A)
+    reference = world.sicoop.reference(1)
+    assert world.sicoop.network(Reverse(1, reference, A, "timeout")).answer.code == "A3"
+    world.holds.policy = only("", "")
+    world.pass_time(20)
+    assert world.states(1) == ("REGISTRADA", "CONFLICTO", "CAPTURADA")
+    operation = world.sicoop.at_sicoop(reference)
+    assert operation is not None
+    assert operation.owed == ""
+    assert world.sicoop.position() == -A
+    with world.sicoop.step() as step:
+        assert world.sicoop.node.sicoop.resolve(step, reference, "uphold") == "CAPTURADA"
+    world.expect_end(1, "E1", A)
+
+
+def test_a_confirmation_of_what_was_not_answered_yet(world: Apart) -> None:
+    """It decides nothing, and no node stops: a network cannot know what it confirms."""
+    world.holds.policy = only("hold", "hold")
+    told = world.cash_out(1, A)
+    early = world.sicoop.network(Confirm(2, world.sicoop.reference(1), ""))
+    assert early.answer.code == "09"
+    assert world.states(1)[1] == "ENVIADA"
+    world.holds.policy = only("", "")
+    world.run()
+    assert told.answer.code == "00"
+    world.expect_end(1, "E1", A)
+
+
 # ---- lives
 
 
