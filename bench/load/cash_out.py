@@ -40,7 +40,7 @@ from switch.node import Node
 from switch.provisioning import Provisioning
 
 CARDS_MAX = 999_999  # traces are 1..999999, and each card is used once
-CARDS_PER_S = 20_000  # cards made by default for each second of load
+CARDS_PER_S = 40_000  # cards made by default for each second of load
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def run(
         connections: terminals, each with one connection.
         seconds: of measurement, after one second of warming up; at most 90.
         depth: requests in flight on each connection.
-        cards: how many, so how many operations at most; by default 20 000 a second.
+        cards: how many, so how many operations at most; by default 40 000 a second.
         verify: check the MAC of every answer, at the cost of the client's CPU.
         pin: node (and echo) on the first CPU, client on the last.
         directory: where the temporary data directory is made: its disk is the one measured.

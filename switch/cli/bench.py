@@ -20,7 +20,7 @@ def bench() -> None:
     "--depth", type=click.IntRange(1, 1024), default=1, show_default=True,
     help="Requests in flight on each connection.",
 )  # fmt: skip
-@click.option("--cards", type=click.IntRange(1), help="Operations at most; else 20000 a second.")
+@click.option("--cards", type=click.IntRange(1), help="Operations at most; else 40000 a second.")
 @click.option("--verify", "check_macs", is_flag=True, help="Check the MAC of every answer.")
 @click.option("--pin", is_flag=True, help="Node on the first CPU, client on the last.")
 @click.option(
