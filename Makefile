@@ -70,7 +70,8 @@ sanitize: $(VENV)/native $(VENV)/test
 	cd build/sanitize && \
 		LD_PRELOAD="$$(gcc -print-file-name=libasan.so):$$(gcc -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
-		../../$(PY) -m pytest -q --timeout=1200 tests/unit tests/protocols
+		../../$(PY) -m pytest -q --timeout=1200 tests/unit tests/protocols \
+		tests/flows/test_lanes.py tests/flows/test_host_lane.py
 
 # The table of all keys at the end of the documentation, from the code.
 reference: $(VENV)/native
