@@ -139,6 +139,7 @@ class Projector:
         position = self._position()
         if position is None and master is not None:
             self._look_ahead()
+        self._begun_at = position  # as the tables say; who finds another one there is not alone
         self._reader = Reader(self._journal, position=position)
         self._rows: dict[str, dict[Any, tuple[Any, ...]]] = {name: {} for name in _COLUMNS}
         self._handlers: dict[int, Callable[[int, bytes], None]] = {
@@ -183,6 +184,9 @@ class Projector:
     def _write(self) -> None:
         position = self._reader.position
         self._db.execute("BEGIN IMMEDIATE")
+        if self._position() != self._begun_at:
+            self._begin_again()
+            return
         for table, rows in self._rows.items():
             if rows:
                 verb = "INSERT OR IGNORE" if table in _KEEP_FIRST else "INSERT OR REPLACE"
@@ -196,6 +200,17 @@ class Projector:
             (SCHEMA_VERSION, position.seq, position.chain, position.segment, position.offset),
         )
         self._db.execute("COMMIT")
+        self._begun_at = position
+
+    def _begin_again(self) -> None:
+        """Another process has written meanwhile, such as the projector of a node that was killed:
+        our rows may be older than its. Go on from where it is."""
+        self._db.execute("ROLLBACK")
+        for rows in self._rows.values():
+            rows.clear()
+        self._begun_at = self._position()
+        self._reader.close()
+        self._reader = Reader(self._journal, position=self._begun_at)
 
     def _drop_if_older(self) -> None:
         """Begin anew where the tables are those of another version of this file."""

@@ -17,7 +17,7 @@ from switch.journal import projector, queries
 from switch.journal.projector import Projector
 from switch.node import Node
 from switch.ops.keys import MasterKey
-from tests.house import ManualClock
+from tests.house import House, ManualClock
 
 SMALL = {
     "journal_segment_bytes": 1 << 20,
@@ -220,3 +220,32 @@ def test_lists_do_not_read_what_other_roles_know(writer: Writer) -> None:
             sql, values = queries._newest(table, None, None, 0, 50)
             plan = " ".join(str(row) for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", values))
             assert f"{table}_alone" in plan
+
+
+def test_two_projectors_never_put_older_rows_over_newer_ones(tmp_path: Path) -> None:
+    """That of a killed node may still be writing when the next one's has begun."""
+    house = House(tmp_path)
+    house.cash_out(50_000, trace=1)
+    house.node.store.commit()
+    config, data = house.node.config, house.node.config.data
+    slow, quick = Projector(config, data), Projector(config, data)
+    try:
+        while slow._reader.next() is not None:  # it has read so far, and not written yet
+            pass
+        for kind in ("register", "platform", "holds"):
+            slow._rows[kind].clear()
+        quick.catch_up()
+        assert slow._reader.position == quick._begun_at
+        house.cash_out(50_000, trace=2)
+        house.node.store.commit()
+        slow._write()  # of what it had read: not alone any more
+        assert slow._begun_at == quick._begun_at
+        assert slow.catch_up() > 0
+        assert quick.catch_up() > 0
+        assert slow._position() == quick._begun_at
+        count = slow._db.execute("SELECT count(*) FROM register").fetchone()
+        assert count == (2,)
+    finally:
+        slow.close()
+        quick.close()
+        house.close()
