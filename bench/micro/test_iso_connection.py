@@ -7,10 +7,10 @@ Divide by `extra_info["messages"]`. Run alone on a quiet machine:
 from typing import Any
 
 import pytest
-from protocols.iso8583.dialect import Dialect, Framing
 
 from protocols.iso8583.ceibo import hold_elements, issuer_answer, issuer_request
 from protocols.iso8583.connection import Connection, Event, Received
+from protocols.iso8583.dialect import Dialect, Framing
 from protocols.iso8583.keys import HostKeys
 from protocols.iso8583.tokens import TokenOpener, TokenSealer
 from protocols.messages import IssuerHold
