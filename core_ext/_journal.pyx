@@ -220,7 +220,7 @@ cdef enum:
     ZERO_PAUSE_US = 4000  # between chunks when nobody is waiting for them: 64 MB/s
     IDLE_US = 500_000  # how stale the free space of the file system may be
     STARVED_US = 50_000  # between attempts on a full disk
-    BUFFER_MIN = 1 << 20
+    BUFFER_MIN = 1 << 18
     CHAINS = 1024  # recent groups whose chain hash can be asked for
     DROPPED = -1  # instead of an errno: told to stop without writing
 

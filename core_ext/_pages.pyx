@@ -59,7 +59,7 @@ cdef extern from *:
 
     static void *pg_main(void *none) {
         struct sched_param plain = {0};
-        pthread_setschedparam(pthread_self(), SCHED_BATCH, &plain);  /* preempts nobody */
+        pthread_setschedparam(pthread_self(), SCHED_IDLE, &plain);  /* makes way at once */
         pthread_mutex_lock(&pg.lock);
         for (;;) {
             while (!pg.count)
