@@ -24,6 +24,7 @@ MODULES = [
     "core_ext._straight",
     "core_ext._wheel",
     "bench.load._client",
+    "bench.load._platform",
 ]
 
 ONLY = os.environ.get("TRONCAL_ONLY")  # a developer's incremental build of a few modules

@@ -3,7 +3,7 @@
 from libc.stdint cimport int32_t, int64_t, uint64_t
 
 from core_ext._iso8583 cimport Index, Layout
-from core_ext._issuer cimport HoldAsk
+from core_ext._issuer cimport DecisionAsk, HoldAsk
 from core_ext._lanes cimport Lane, Lanes
 from core_ext._mac cimport MacKey, SeedVault
 from core_ext._pack cimport Text
@@ -38,6 +38,13 @@ cdef class HostLane(Lane):
     cdef Py_ssize_t _decide(
         self, const unsigned char* p, Py_ssize_t n, int64_t now_ns, unsigned char* out
     ) except -1
+    cdef Py_ssize_t _hold(self, const Index* index, int64_t now_ns, unsigned char* out) except -1
+    cdef Py_ssize_t _conclude(
+        self, const Index* index, int64_t now_ns, unsigned char* out
+    ) except -1
+    cdef Text _letters(self, Text number) noexcept
+    cdef bint _read_decision(self, const Index* index, int64_t now_ns, DecisionAsk* m) noexcept
+    cdef uint64_t _decision_declared(self, const Index* index, bint captures) noexcept
     cdef bint _verified(self, const Index* index) except -1
     cdef bint _read(
         self, const Index* index, int64_t now_ns, HoldAsk* m, unsigned char* texts
@@ -47,5 +54,6 @@ cdef class HostLane(Lane):
     ) except -1
     cdef uint64_t _declared(self, const Index* index, const HoldAsk* m, Text cashier) noexcept
     cdef Py_ssize_t _answer(
-        self, const Index* index, const unsigned char* authorization, unsigned char* out
+        self, const Index* index, const unsigned char* authorization, bint dated,
+        unsigned char* out,
     ) except -1

@@ -2,8 +2,8 @@
 
 A 0100 of the `ceibo` dialect that asks for a cash_out by one-time code is verified, indexed
 (`_iso8583`), decided (`_issuer`), answered by splice and MACed here; the answer waits in the lanes
-until the journal's group is durable. Every other message, and every hold that is not common, is
-handed to `protocols.iso8583.connection` as it came, frame by frame; `switch.flows.issuer_desk` is
+until the journal's group is durable. So are the 0220 that captures such a hold and the 0420 that
+releases it. Every other message, and all that is not common about these, is handed to `protocols.iso8583.connection` as it came, frame by frame; `switch.flows.issuer_desk` is
 the reference.
 
 Frames have a length of two bytes, big-endian, and nothing else around a message; MACs are those of
@@ -20,7 +20,7 @@ from core_ext._cursor cimport Cursor, Pen, cursor, left, pen, put, put_u8, put_u
 from core_ext._iso8583 cimport (
     SOUND, Index, Layout, Patch, pack_tag, scan, splice, tag_at, value_at,
 )
-from core_ext._issuer cimport MINE, Grant, HoldAsk
+from core_ext._issuer cimport MINE, DecisionAsk, Grant, HoldAsk
 from core_ext._lanes cimport ALL, FULL, LEFT, Lane, Lanes
 from core_ext._mac cimport MacKey, SeedVault
 from core_ext._pack cimport Text, is_text, nothing, put_array, put_str, same, text
@@ -30,7 +30,7 @@ from core_ext._straight cimport Straight
 cdef enum:
     LENGTH_BYTES = 2
     MAC_BYTES = 8
-    BUFFER_BYTES = 131072          # two reads and the longest frame of two bytes of length
+    BUFFER_BYTES = 163840          # two reads and the longest frame of two bytes of length
     ANSWER_MAX = 512
     TEXTS = 192
     SEALED_MAX = 36                # nonce, eight digits, tag
@@ -39,6 +39,7 @@ cdef enum:
     HASH_BODY = 512
 
 cdef int64_t SECOND_NS = 1_000_000_000
+cdef int64_t DAY_NS = 86_400 * SECOND_NS
 cdef uint32_t TAGS[4]              # of DE48: document, phone, code, cashier
 TAGS[0] = pack_tag(b"01", 2)
 TAGS[1] = pack_tag(b"02", 2)
@@ -49,6 +50,11 @@ TAGS[3] = pack_tag(b"04", 2)
 cdef inline uint64_t bit(int number) noexcept nogil:
     """Of the first bitmap, highest bit first."""
     return <uint64_t> 1 << (64 - number)
+
+
+cdef inline uint64_t second_bit(int number) noexcept nogil:
+    """Of the second bitmap."""
+    return <uint64_t> 1 << (128 - number)
 
 
 cdef inline bint digits(Text t, Py_ssize_t least, Py_ssize_t most) noexcept nogil:
@@ -275,17 +281,36 @@ cdef class HostLane(Lane):
         self, const unsigned char* p, Py_ssize_t n, int64_t now_ns, unsigned char* out
     ) except -1:
         """Decide one message; the length of its answer, or 0, and nothing changed: not ours."""
-        cdef unsigned char texts[TEXTS]
         cdef Index index
-        cdef HoldAsk m
-        cdef Grant g
         if scan(self._layout.program, p, n, &index) != SOUND:
             return 0
-        if not self._read(&index, now_ns, &m, texts) or not self._verified(&index):
+        if is_text(text(<unsigned char*> index.mti, 4), b"0100", 4):
+            return self._hold(&index, now_ns, out)
+        return self._conclude(&index, now_ns, out)
+
+    cdef Py_ssize_t _hold(
+        self, const Index* index, int64_t now_ns, unsigned char* out
+    ) except -1:
+        cdef unsigned char texts[TEXTS]
+        cdef HoldAsk m
+        cdef Grant g
+        if not self._read(index, now_ns, &m, texts) or not self._verified(index):
             return 0
         if self._straight.issuer.grant(&m, now_ns, &g) != MINE:
             return 0
-        return self._answer(&index, g.authorization, out)
+        return self._answer(index, g.authorization, True, out)
+
+    cdef Py_ssize_t _conclude(
+        self, const Index* index, int64_t now_ns, unsigned char* out
+    ) except -1:
+        """The end of a hold: captured, or released."""
+        cdef unsigned char authorization[6]
+        cdef DecisionAsk m
+        if not self._read_decision(index, now_ns, &m) or not self._verified(index):
+            return 0
+        if self._straight.issuer.conclude(&m, now_ns, authorization) != MINE:
+            return 0
+        return self._answer(index, authorization if m.captures else NULL, False, out)
 
     cdef bint _verified(self, const Index* index) except -1:
         cdef unsigned char tag[64]
@@ -293,7 +318,7 @@ cdef class HostLane(Lane):
         cdef const unsigned char* mac
         cdef Py_ssize_t n = 0
         cdef int i
-        mac = value_at(index, 64, &n)
+        mac = value_at(index, 64 * index.words, &n)
         if mac == NULL or n != MAC_BYTES:
             return False
         self._key.compute(self._key._cipher, NULL, 0, index.data, mac - index.data, tag)
@@ -313,12 +338,10 @@ cdef class HostLane(Lane):
         cdef Text amount = element(index, 4), day = element(index, 15)
         cdef Text number = element(index, 49), branch = without_blanks(element(index, 42)), cashier
         cdef const unsigned char* today = self._straight._business
-        cdef int i
         if (index.words != 1 or index.bits[0] & needed != needed
                 or index.bits[0] & ~(needed | bit(12) | bit(13))):
             return False
-        if not (is_text(text(index.mti, 4), b"0100", 4)
-                and is_text(element(index, 3), b"010000", 6)):
+        if not is_text(element(index, 3), b"010000", 6):
             return False
         m.network, m.operation = element(index, 32), element(index, 37)
         m.terminal = element(index, 41)
@@ -332,10 +355,7 @@ cdef class HostLane(Lane):
             return False
         if not sent_near(element(index, 7), now_ns, self._tolerance_ns):
             return False
-        m.currency = nothing()
-        for i in range(self._currency_count):
-            if same(number, text(self._currencies[i].digits, 3)):
-                m.currency = text(self._currencies[i].letters, 3)
+        m.currency = self._letters(number)
         m.amount = number_of(amount.p, 12)
         if m.amount == 0 or m.currency.p == NULL:
             return False
@@ -346,6 +366,58 @@ cdef class HostLane(Lane):
             return False
         m.declared = self._declared(index, m, cashier)
         return True
+
+    cdef Text _letters(self, Text number) noexcept:
+        """Of a currency by its digits; none of an unknown one."""
+        cdef int i
+        for i in range(self._currency_count):
+            if same(number, text(self._currencies[i].digits, 3)):
+                return text(self._currencies[i].letters, 3)
+        return nothing()
+
+    cdef bint _read_decision(
+        self, const Index* index, int64_t now_ns, DecisionAsk* m
+    ) noexcept:
+        """The fields of a plain capture or release; False for any other message."""
+        cdef uint64_t needed = (
+            bit(3) | bit(4) | bit(7) | bit(11) | bit(25) | bit(32) | bit(37) | bit(49)
+        )
+        cdef Text reason = element(index, 25), mti = text(<unsigned char*> index.mti, 4)
+        if (index.words != 2 or index.bits[0] != needed
+                or index.bits[1] != (second_bit(90) | second_bit(128))):
+            return False
+        m.captures = is_text(mti, b"0220", 4) and is_text(reason, b"00", 2)
+        if not m.captures and not (is_text(mti, b"0420", 4) and (
+            is_text(reason, b"00", 2) or is_text(reason, b"21", 2) or is_text(reason, b"22", 2)
+            or is_text(reason, b"23", 2)
+        )):
+            return False
+        m.network, m.operation = element(index, 32), element(index, 37)
+        m.currency = self._letters(element(index, 49))
+        if not (is_text(element(index, 3), b"010000", 6) and digits(element(index, 4), 12, 12)
+                and digits(m.network, 4, 4) and digits(m.operation, 12, 12)
+                and digits(element(index, 90), 42, 42) and m.currency.p != NULL
+                and sent_near(element(index, 7), now_ns, DAY_NS)):
+            return False
+        m.amount = number_of(element(index, 4).p, 12)
+        m.link = text(<const unsigned char*> <const char*> self._link, len(self._link))
+        m.declared = self._decision_declared(index, m.captures)
+        return m.amount > 0
+
+    cdef uint64_t _decision_declared(self, const Index* index, bint captures) noexcept:
+        """Digest of what a repeat is compared in; the fields that a decision has not are empty."""
+        cdef unsigned char body[HASH_BODY]
+        cdef Pen w = pen(body, HASH_BODY)
+        cdef int number, i
+        put_array(&w, 8)
+        for number in (3, 4, 41, 42, 49):
+            put_str(&w, element(index, number))
+        put_array(&w, 8)
+        for i in range(8):
+            put_u8(&w, 0xA0)
+        put_u8(&w, 0xA0)  # no code
+        put_str(&w, element(index, 25) if captures else nothing())
+        return siphash24(self._fingerprint, body, w.at - body)
 
     cdef bint _read_tags(
         self, const Index* index, HoldAsk* m, unsigned char* texts, Text* cashier
@@ -414,19 +486,31 @@ cdef class HostLane(Lane):
         return siphash24(self._fingerprint, body, w.at - body)
 
     cdef Py_ssize_t _answer(
-        self, const Index* index, const unsigned char* authorization, unsigned char* out
+        self, const Index* index, const unsigned char* authorization, bint dated,
+        unsigned char* out,
     ) except -1:
-        """The 0110 of a hold that stands, MACed."""
+        """An approval, MACed.
+
+        Args:
+            authorization: six signs, or NULL: the answer has none.
+            dated: it tells the request's business date.
+        """
         cdef unsigned char tag[64]
         cdef Patch patches[3]
         cdef Py_ssize_t n
-        patches[0].number, patches[0].value, patches[0].n = 15, element(index, 15).p, 4
-        patches[1].number, patches[1].value, patches[1].n = 38, authorization, 6
-        patches[2].number, patches[2].value, patches[2].n = 39, b"00", 2
+        cdef int count = 0
+        if dated:
+            patches[0].number, patches[0].value, patches[0].n = 15, element(index, 15).p, 4
+            count = 1
+        if authorization != NULL:
+            patches[count].number, patches[count].value, patches[count].n = 38, authorization, 6
+            count += 1
+        patches[count].number, patches[count].value, patches[count].n = 39, b"00", 2
         n = splice(
-            self._layout.program, index, True, patches, 3, True, out, ANSWER_MAX - MAC_BYTES
+            self._layout.program, index, True, patches, count + 1, True, out,
+            ANSWER_MAX - MAC_BYTES,
         )
-        assert n > 0, "what the dialect echoes of a hold fits"
+        assert n > 0, "what the dialect echoes fits"
         self._key.compute(self._key._cipher, NULL, 0, out, n, tag)
         memcpy(out + n, tag, MAC_BYTES)
         return n + MAC_BYTES

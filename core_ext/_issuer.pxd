@@ -75,6 +75,15 @@ cdef struct HoldAsk:       # a cash_out as the issuer is asked; every text in it
     int32_t day            # business date, days since 1970-01-01
     uint64_t declared      # digest of what repeats are compared in; 0: of the request itself
 
+cdef struct DecisionAsk:   # a hold's capture or release; every text in its normal form
+    Text network           # 4 digits
+    Text operation         # 12 digits
+    Text currency          # 3 letters
+    Text link              # host that asks
+    int64_t amount
+    uint64_t declared      # digest of what repeats are compared in
+    bint captures
+
 cdef struct Card:          # texts lie in the record store: good until the next put
     Text id
     Text person
@@ -154,6 +163,12 @@ cdef class Issuer:
     cdef unsigned char _iso[10]
 
     cdef int grant(self, const HoldAsk* m, int64_t now_ns, Grant* g) except -1
+    cdef int conclude(
+        self, const DecisionAsk* m, int64_t now_ns, unsigned char* authorization
+    ) except -1
+    cdef bint _conclude_in_ledger(
+        self, const unsigned char* key, const DecisionAsk* m, int64_t now_ns
+    ) except -1
     cdef int examine(self, const HoldAsk* m, int64_t now_ns, Grant* g) except -1
     cdef int find_cards(self, const HoldAsk* m, int64_t now_s, Card* cards, int* count) noexcept
     cdef bint find_person(self, const HoldAsk* m, Text* value) noexcept

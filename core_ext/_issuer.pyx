@@ -18,17 +18,18 @@ from libc.string cimport memcpy, memset
 
 from core_ext._cursor cimport Cursor, Pen, cursor, pen, put, put_u8
 from core_ext._ledger cimport (
-    DONE, H_METERED, H_NIGHT, POLICY_ASK, Batch, HoldTerms, Id, Ledger,
+    DONE, H_METERED, H_NIGHT, OPEN, POLICY_ASK, Batch, CaptureTerms, Hold, HoldTerms, Id, Ledger,
 )
 from core_ext._mac cimport Sealed, SeedVault
 from core_ext._pack cimport (
     Text, is_text, nothing, put_array, put_bool, put_chars, put_decimal, put_str, put_struct,
-    put_uint, same, skip, take_array, take_bin, take_str, text,
+    put_uint, same, skip, take_array, take_bin, take_str, take_uint, text,
 )
 from core_ext._records cimport Entry, Records
 from core_ext._siphash cimport sip_key, siphash24
 
 cdef enum:
+    HOLD_FIELDS = 27
     CARD_FIELDS = 12
     PERSON_FIELDS = 7
     SEALED_MIN = 29
@@ -98,6 +99,72 @@ cdef int read_card(const unsigned char* value, Py_ssize_t n, Card* card) noexcep
             or not lock_of(b"car:", card.id, nothing(), &card.lock)):
         return -1
     return 1
+
+
+cdef bint split_hold(
+    const unsigned char* value, Py_ssize_t n, const unsigned char** at
+) noexcept nogil:
+    """Where each field of a hold's record begins, and the last one ends."""
+    cdef Cursor c = cursor(value, n)
+    cdef int i
+    if take_array(&c) != HOLD_FIELDS:
+        return False
+    for i in range(HOLD_FIELDS):
+        at[i] = c.at
+        skip(&c, 1)
+    at[HOLD_FIELDS] = c.at
+    return not c.short and c.at == value + n
+
+
+cdef inline bint field_is(
+    const unsigned char** at, int i, const char* wanted, Py_ssize_t n
+) noexcept nogil:
+    return is_text(text(at[i], at[i + 1] - at[i]), wanted, n)
+
+
+cdef inline uint64_t uint_at(const unsigned char** at, int i) noexcept nogil:
+    cdef Cursor c = cursor(at[i], at[i + 1] - at[i])
+    return take_uint(&c)
+
+
+cdef inline Text text_at(const unsigned char** at, int i) noexcept nogil:
+    cdef Cursor c = cursor(at[i], at[i + 1] - at[i])
+    return take_str(&c)
+
+
+cdef bint undecided_hold(const unsigned char** at, const DecisionAsk* m) noexcept nogil:
+    """Whether the hold is this cash_out, without fee or commission, and no decision has come."""
+    return (
+        field_is(at, 2, b"\xa8cash_out", 9) and uint_at(at, 3) == <uint64_t> m.amount
+        and same(text_at(at, 4), m.currency) and field_is(at, 8, b"\xa6ACTIVA", 7)
+        and at[14] - at[13] == 7 and field_is(at, 14, b"\0", 1) and field_is(at, 15, b"\0", 1)
+        and same(text_at(at, 24), m.link) and field_is(at, 25, b"\x80", 1)
+    )
+
+
+cdef Py_ssize_t concluded(
+    const unsigned char** at, const DecisionAsk* m, int64_t now_ns, unsigned char* out
+) noexcept nogil:
+    """The record of an undecided hold once it is captured, or released; 0: it does not fit."""
+    cdef Pen w = pen(out, HOLD_VALUE_MAX)
+    cdef const char* state = b"CAPTURADA" if m.captures else b"LIBERADA"
+    cdef Py_ssize_t state_n = 9 if m.captures else 8
+    cdef Cursor history = cursor(at[23], at[24] - at[23])
+    put_array(&w, HOLD_FIELDS)
+    put(&w, at[0], at[8] - at[0])
+    put_chars(&w, state, state_n)
+    put(&w, at[9], at[23] - at[9])
+    put_array(&w, take_array(&history) + 1)
+    put(&w, history.at, at[24] - history.at)
+    put_moment(&w, state, state_n, now_ns)
+    put(&w, at[24], at[25] - at[24])
+    put_u8(&w, 0x81)  # firsts: the only one so far
+    put_chars(&w, b"capture" if m.captures else b"release", 7)
+    put_array(&w, 2)
+    put_uint(&w, m.declared)
+    put_chars(&w, b"00", 2)
+    put(&w, at[26], at[HOLD_FIELDS] - at[26])
+    return 0 if w.short else w.at - out
 
 
 @cython.final
@@ -250,6 +317,52 @@ cdef class Issuer:
             assert results[i] == DONE, "the ledger was asked a moment ago"
         self._records.store(SPACE_CEIBO, hold, 16, value, n, True, <uint64_t> now_ns)
         return MINE
+
+    cdef int conclude(
+        self, const DecisionAsk* m, int64_t now_ns, unsigned char* authorization
+    ) except -1:
+        """Capture or release a host's whole cash_out that nobody has decided: MINE, and done; else
+        a `Why` and no change. `authorization` gets the six signs of the hold."""
+        cdef unsigned char key[16]
+        cdef unsigned char out[HOLD_VALUE_MAX]
+        cdef const unsigned char* at[HOLD_FIELDS + 1]
+        cdef const unsigned char* value = NULL
+        cdef Py_ssize_t n = 0
+        cdef uint64_t stamp
+        memcpy(key, m.network.p, 4)
+        memcpy(key + 4, m.operation.p, 12)
+        if not self._open:
+            return OFF
+        if (not self._records.lookup(SPACE_CEIBO, key, 16, &value, &n)
+                or not split_hold(value, n, at) or not undecided_hold(at, m)):
+            return STATE
+        memcpy(authorization, at[13] + 1, 6)
+        stamp = uint_at(at, 6)
+        n = concluded(at, m, now_ns, out)
+        if not n:
+            return STATE
+        if not self._conclude_in_ledger(key, m, now_ns):
+            return LEDGER
+        self._records.store(SPACE_CEIBO, key, 16, out, n, False, stamp)
+        return MINE
+
+    cdef bint _conclude_in_ledger(
+        self, const unsigned char* key, const DecisionAsk* m, int64_t now_ns
+    ) except -1:
+        """False, and nothing changed, where the ledger's hold is not as the record says."""
+        cdef CaptureTerms whole
+        cdef unsigned char result
+        cdef const Hold* hold = self._ledger.hold_of(key)
+        if hold == NULL or hold.state != OPEN or hold.amount != m.amount or hold.captured:
+            return False
+        self._batch.restart()
+        if m.captures:
+            memset(&whole, 0, sizeof(whole))
+            self._batch.add_capture(key, 0, &whole, NULL, False)
+        else:
+            self._batch.add_release(key, True, NULL, False)
+        self._ledger.apply_batch(self._batch, now_ns, &result)
+        return result == DONE
 
     cdef int examine(self, const HoldAsk* m, int64_t now_ns, Grant* g) except -1:
         """Whether the issuer's part of a cash_out is common and would be granted; a `Why`.

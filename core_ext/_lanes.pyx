@@ -54,7 +54,7 @@ cdef extern from "<unistd.h>" nogil:
 
 cdef enum:
     EVENTS_MAX = 1024          # sockets served in one pass; the rest is still readable in the next
-    READ_BYTES_MAX = 16384
+    READ_BYTES_MAX = 32768
     FRAME_SPARE = 10           # length and MAC around a payload
     OUT_KEPT = 16384           # a larger output buffer goes back to the system once it is empty
 

@@ -37,11 +37,13 @@ from switch.ops.health import Health, ops_app
 from switch.ops.keys import MasterKey
 from switch.ops.logs import logger
 from switch.ops.metrics import LoopClock, Metrics
-from switch.ops.wiring import add_link_metrics, add_node_metrics
+from switch.ops.wiring import add_link_metrics, add_mount_metrics, add_node_metrics
+from switch.products import Product, build
 from switch.provisioning import ProvisioningError
 from switch.reload import Change, check
 from switch.remotes import Remotes
-from switch.web.edge import serve_http
+from switch.web.edge import HttpCounts, HttpLimits, serve_http
+from switch.web.mounts import Mounts
 
 log = logger("app")
 
@@ -53,6 +55,7 @@ SNAPSHOT_CHECK_S = 10.0
 OTHER_FILES = 200  # beside the connections: journal, listeners, pipes, HTTP
 FOLLOWER_PAUSE_S = 5.0
 FOLLOWER_PAUSE_S_MAX = 300.0
+NOBODY = "nobody"  # whose key is unsealed where a sign-on names no peer
 
 Ready = dict[str, list[Any]]
 
@@ -72,6 +75,7 @@ class App:
     ) -> None:  # fmt: skip
         self.config = config
         self.node = Node(config, master, clock or SystemClock(), config.data)
+        self._nobodys_key = master.seal(bytes(32), purpose="peer-keys", owner=NOBODY)
         self.stop = trio.Event()
         self._ops_stop = trio.Event()
         self.draining = False
@@ -81,6 +85,10 @@ class App:
         self._hosts: dict[str, HostListener] = {}
         self._pump = Pump(self.node)
         self.remotes = Remotes(self.node, self._pump)
+        self.products: list[Product] = []
+        self._http_stop = trio.Event()
+        self._http_counts = HttpCounts()
+        self._products_ended = trio.Event()
         self._loop_clock = LoopClock()
 
     async def run(
@@ -92,7 +100,7 @@ class App:
             ConfigError, Corruption, SnapshotError, StateError, OSError: with what to do about it.
         """
         _allow_files(self.config.session.connections_max + OTHER_FILES)
-        self.node.open(self.remotes.prepare)
+        self.node.open(self._prepare)
         recovery = self.node.store.recovery
         log.info(
             "recovered", records=recovery.records, seconds=round(recovery.seconds, 3),
@@ -114,6 +122,13 @@ class App:
             gc.unfreeze()
         log.info("stopped", durable_seq=self.node.store.journal.durable_seq)
 
+    def _prepare(self) -> None:
+        """Make what finishes open work, with the state recovered: ports first, then products."""
+        self.remotes.prepare()
+        self.products = build(self.node, self.remotes)
+        for product in self.products:
+            self.node.attach(product.flow, product.service)
+
     async def _serve(self, on_ready: Callable[[Ready], None], task_status: Any) -> None:
         listeners = await self._open_listeners()
         admin = AdminServer(
@@ -134,6 +149,7 @@ class App:
                 lasting.start_soon(self._projector)
                 lasting.start_soon(self._snapshots)
             await lasting.start(self.remotes.run)
+            await lasting.start(self._run_products)
             await lasting.start(admin.serve)
             for driver in self._drivers.values():
                 lasting.start_soon(driver.sweep)
@@ -154,6 +170,8 @@ class App:
                             )
                         )  # fmt: skip
                     await lasting.start(self._ops, listeners["ops"][0])
+                    for listener in listeners.get("http", ()):
+                        await lasting.start(self._http, listener)
                     self.listening = True
                     addresses = {name: _addresses(found) for name, found in listeners.items()}
                     on_ready(addresses)
@@ -207,6 +225,8 @@ class App:
             name = f"hosts at {address}"
             self._hosts[name] = self.remotes.listener(address)
             opened[name] = await self._listen("ceibo", parse_address(address))
+        if any(product.mounts for product in self.products):
+            opened["http"] = await self._listen("http")
         opened["ops"] = await self._listen("ops")
         return opened
 
@@ -217,40 +237,51 @@ class App:
         except OSError as error:
             where = f"listener {name} at {address.host}:{address.port}"
             raise OSError(error.errno, f"{where}: {error.strerror}") from error
-        tls = self.config.tls.get(name)  # type: ignore[call-overload]
-        if tls is None or name == "ops":
+        context = None if name in ("ops", "http") else self._tls(name)
+        if context is None:
             return list(plain)
+        return [trio.SSLListener(listener, context) for listener in plain]
+
+    def _tls(self, name: str) -> ssl.SSLContext | None:
+        tls = self.config.tls.get(name)  # type: ignore[call-overload]
+        if tls is None:
+            return None
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.load_cert_chain(self.config.file(tls.cert), self.config.file(tls.key))
         if tls.client_ca:
             context.load_verify_locations(self.config.file(tls.client_ca))
             context.verify_mode = ssl.CERT_REQUIRED
-        return [trio.SSLListener(listener, context) for listener in plain]
+        return context
 
     def _terminal_key(self, number: str, version: int) -> PeerKey | None:
-        terminal = self.node.registry.terminal(number)
-        if terminal is None or terminal.disabled:
-            return None
-        network = self.node.registry.network(terminal.network)
-        if network is None or network.disabled:
-            return None
-        return self._peer_key(terminal, "terminal", version)
+        registry = self.node.registry
+        terminal = registry.terminal(number)
+        network = registry.network(number[:4] if terminal is None else terminal.network)
+        served = network is not None and not network.disabled
+        return self._peer_key(terminal, "terminal", number, version, served)
 
     def _network_key(self, number: str, version: int) -> PeerKey | None:
         network = self.node.registry.network(number)
-        if network is None or network.disabled:
-            return None
-        return self._peer_key(network, "network", version)
+        return self._peer_key(network, "network", number, version, True)
 
-    def _peer_key(self, peer: Terminal | Network, role: str, version: int) -> PeerKey | None:
-        now_ns = self.node.clock.wall_ns()
-        record = next((r for r in peer.keys if r.version == version), None)
-        if record is None or (record.until_ns and record.until_ns <= now_ns):
-            return None
-        owner = f"{role}:{peer.number}:{version}"
-        key = self.node.master.open(record.sealed, purpose="peer-keys", owner=owner)
-        return PeerKey(key, record.algorithm)
+    def _peer_key(
+        self, peer: Terminal | Network | None, role: str, number: str, version: int, served: bool
+    ) -> PeerKey | None:
+        """The peer's key, or None. Some key is unsealed in any case, so that a clock does not tell
+        which numbers and versions there are."""
+        keys = () if peer is None else peer.keys
+        record = next((r for r in keys if r.version == version), None)
+        owner, sealed, algorithm = f"{role}:{number}:{version}", b"", "hmac-sha256"
+        good = record is not None and peer is not None and served and not peer.disabled
+        if record is not None and record.until_ns and record.until_ns <= self.node.clock.wall_ns():
+            good = False
+        if good and record is not None:
+            sealed, algorithm = record.sealed, record.algorithm
+        else:
+            owner, sealed = NOBODY, self._nobodys_key
+        key = PeerKey(self.node.master.open(sealed, purpose="peer-keys", owner=owner), algorithm)
+        return key if good else None
 
     def _terminal_request(self, step: Any, peer: Peer, message: Any) -> None:
         terminal = self.node.registry.terminal(peer.name)
@@ -295,6 +326,9 @@ class App:
         metrics.add_loop(self._loop_clock)
         add_node_metrics(metrics, self.node, self._drivers)
         add_link_metrics(metrics, self.remotes, self._hosts)
+        add_mount_metrics(metrics, self._http_counts, self.products)
+        for product in self.products:
+            product.measure(metrics)
         health = Health(
             journal_failure=lambda: journal.failure,
             recovered=lambda: True,
@@ -307,6 +341,26 @@ class App:
         await serve_http(
             ops_app(metrics, health), listener, stop=self._ops_stop, task_status=task_status
         )
+
+    async def _run_products(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        async with trio.open_nursery() as nursery:
+            for product in self.products:
+                await nursery.start(product.service.run)
+            task_status.started()
+        self._products_ended.set()
+
+    async def _http(self, listener: Any, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        settings = self.config.http
+        limits = HttpLimits(
+            connections_max=settings.connections_max, body_bytes_max=settings.body_bytes_max,
+            header_bytes_max=settings.header_bytes_max, request_s=settings.request_s,
+            idle_s=settings.idle_s, drain_s=float(self.config.session.drain_s),
+        )  # fmt: skip
+        await serve_http(
+            Mounts([mount for product in self.products for mount in product.mounts]), listener,
+            stop=self._http_stop, limits=limits, counts=self._http_counts, tls=self._tls("http"),
+            task_status=task_status,
+        )  # fmt: skip
 
     async def _projector(self) -> None:
         # It is told whose child it is: a node killed while it starts would leave it behind.
@@ -348,11 +402,15 @@ class App:
     async def _drain(self) -> None:
         for driver in self._drivers.values():
             driver.finish()
+        self._http_stop.set()
+        for product in self.products:
+            product.service.stop()
         until_s = trio.current_time() + self.config.session.drain_s
         with trio.move_on_at(until_s):
             async with trio.open_nursery() as nursery:
                 for driver in self._drivers.values():
                     nursery.start_soon(driver.finished)
+                nursery.start_soon(self._products_ended.wait)
         # What they were waiting for came over the links, so these end after them.
         await self.remotes.stop(max(until_s - trio.current_time(), 0.0))
 

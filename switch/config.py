@@ -14,7 +14,7 @@ import os
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -22,6 +22,10 @@ from msgspec import Meta
 from switch import calendar, limits, routing
 from switch.limits import DeclarationRow, LimitRow, UnitRow
 from switch.routing import ROUTES_MAX, HostName, Route, TimeOfDay
+from switch.sections import cip, transfiya, webpay
+from switch.sections.cip import Cip
+from switch.sections.transfiya import Transfiya
+from switch.sections.webpay import Code, Webpay, WebpayShop
 from switch.toml_reader import (
     ConfigError,
     KeyPath,
@@ -62,7 +66,7 @@ TIERS_MAX = 32
 ADDRESSES_MAX = 16
 LISTENERS = ("terminals", "sicoop", "ceibo", "http", "ops")
 
-Role = Literal["red", "sicoop", "ceibo"]
+Role = Literal["red", "sicoop", "ceibo", "webpay", "transfiya", "cip"]
 MatchPart = Literal["class", "7", "11", "37", "41"]
 Fee = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 CutOff = Annotated[
@@ -148,6 +152,9 @@ class Node(msgspec.Struct, frozen=True):
         "red",
         "sicoop",
         "ceibo",
+        "webpay",
+        "transfiya",
+        "cip",
     )
     simulator: Annotated[
         bool, _says("magic amounts and documents choose behaviour; for tests only")
@@ -188,6 +195,18 @@ class Tls(msgspec.Struct, frozen=True):
     client_ca: Annotated[
         Pem, _says("authorities whose client certificates are demanded; empty: none are")
     ] = ""
+
+
+class Http(msgspec.Struct, frozen=True):
+    """The HTTP listener of the products; each product's part of it has bounds of its own."""
+
+    connections_max: Annotated[
+        int, _int(1, 65_536, "open connections; one more is answered 503 and closed")
+    ] = 2048
+    body_bytes_max: Annotated[int, _int(1024, 1 << 26, "longest body of a request")] = 1 << 20
+    header_bytes_max: Annotated[int, _int(1024, 1 << 18, "request line and headers")] = 16 << 10
+    request_s: Annotated[float, _seconds(1, 300, "an answer begins within this, or is 503")] = 60.0
+    idle_s: Annotated[float, _seconds(1, 300, "a connection without a request is closed")] = 15.0
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -373,6 +392,21 @@ class IssuerRoute(msgspec.Struct, frozen=True):
     link: Annotated[HostName, _says("host to which operations go that no route claims")] = "ceibo"
 
 
+class Watch(msgspec.Struct, frozen=True):
+    """Patterns of cash that people should look at; sicoop alarms, and refuses nothing by itself."""
+
+    structuring: Annotated[
+        Literal["off", "alarm", "declare"],
+        _says("many deposits just below a threshold: alarm, or also demand the declaration (A4)"),
+    ] = "alarm"
+    structuring_percent: Annotated[int, _int(1, 99, "from this part of the threshold on")] = 80
+    structuring_count: Annotated[int, _int(2, 1000, "and from so many deposits on")] = 3
+    loop_minutes: Annotated[
+        int,
+        _int(0, 1440, "deposit and cash_out of one person at one branch within this; 0: not told"),
+    ] = 0
+
+
 class Conciliation(msgspec.Struct, frozen=True):
     """Daily files between networks and sicoop. Times are local, on the day after the date."""
 
@@ -387,6 +421,13 @@ class Conciliation(msgspec.Struct, frozen=True):
         TimeOfDay, _says("networks put what they take later into the file of the next date")
     ] = "24:00"
     deadline: Annotated[TimeOfDay, _says("alarm where a file is not here by then")] = "12:00"
+    late_alarm: Annotated[
+        Literal["auto", "always", "never"],
+        _says(
+            "whether there is that alarm; auto: of a network whose red is played by this process "
+            "only while an operation of it is open"
+        ),
+    ] = "auto"
     grace: Annotated[
         TimeOfDay, _says("from then on what a balanced file has no line of is released")
     ] = "12:00"
@@ -453,6 +494,17 @@ class LinkSettings(msgspec.Struct, frozen=True):
             description="DE32 towards the host; empty: the network of the operation",
         ),
     ] = ""
+    de4_exponent: Annotated[
+        int | None,
+        Meta(
+            ge=0,
+            le=4,
+            description="decimal places of DE4 towards a bank; absent: those of the currency",
+        ),
+    ] = None
+    reversal: Annotated[
+        Literal["0420", "0400"], _says("the message a bank takes reversals as; 0421, 0401 repeat")
+    ] = "0420"
     framing: Annotated[
         dict[str, Any], _says("framing, where it is another than the dialect's")
     ] = {}
@@ -476,6 +528,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     node: Node = Node()
     listen: Listen = Listen()
     tls: dict[Literal["terminals", "sicoop", "ceibo", "http", "ops"], Tls] = {}
+    http: Http = Http()
     session: Session = Session()
     budgets: Budgets = Budgets()
     journal: Journal = Journal()
@@ -488,6 +541,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     platform: Platform = Platform()
     issuer: IssuerRoute = IssuerRoute()
     conciliation: Conciliation = Conciliation()
+    watch: Watch = Watch()
+    webpay: Webpay = Webpay()
+    webpay_shop: dict[Code, WebpayShop] = {}
+    transfiya: Transfiya = Transfiya()
+    cip: Cip = Cip()
     links: dict[HostName, LinkSettings] = {}
     routes: Annotated[tuple[Route, ...], Meta(max_length=ROUTES_MAX)] = ()
     units: dict[str, tuple[UnitRow, ...]] = {}
@@ -636,6 +694,9 @@ def _findings(config: Config, reader: Reader) -> Iterator[limits.Finding]:
     for check in (_budgets, _journal, _tokens, _listeners, _tls, _roles, _times, _platform, _links):
         yield from check(config)
     yield from limits.findings(config, config.business.tiers)
+    yield from webpay.findings(config.webpay, config.webpay_shop)
+    yield from transfiya.findings(config.transfiya)
+    yield from cip.findings(config.cip)
     if not reader.noted(("routes",)):
         yield from routing.findings(config.routes, lambda n: reader.line(("routes", f"[{n}]")))
 
@@ -919,14 +980,40 @@ def default_toml(**values: Any) -> str:
     """
     parts = [HEAD_TOML]
     for section, kind in SECTIONS.items():
-        lines = [f"# {(kind.__doc__ or '').strip()}", f"[{section}]"]
-        for field in msgspec.structs.fields(kind):
-            value = values.get(f"{section}_{field.name}", field.default)
-            if value is not None:
-                lines += (*_comment(field), f"{field.name} = {_toml(value)}")
-        parts.append("\n".join(lines) + "\n")
+        parts += _section_toml(section, kind, values)
         parts += [EXAMPLES_TOML[section]] if section in EXAMPLES_TOML else []
     return "\n".join([*parts, LIMITS_TOML])
+
+
+def _section_toml(
+    section: str, kind: type[msgspec.Struct], values: Mapping[str, Any]
+) -> Iterator[str]:
+    """Yield a section, then the tables inside it; tables of free names are left to the handbook."""
+    lines = [f"# {(kind.__doc__ or '').strip()}", f"[{section}]"]
+    inside: list[str] = []
+    for field in msgspec.structs.fields(kind):
+        value = values.get(f"{section}_{field.name}", field.default)
+        inner = _inner(field)
+        if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+            if isinstance(value, msgspec.Struct):
+                inside += _section_toml(f"{section}.{field.name}", inner, values)
+        elif value not in (None, msgspec.NODEFAULT) and not _is_nested(field):
+            lines += (*_comment(field), f"{field.name} = {_toml(value)}")
+    yield "\n".join(lines) + "\n"
+    yield from inside
+
+
+def _inner(field: msgspec.structs.FieldInfo) -> Any:
+    """The type of a key, without what may be absent and what is said about it."""
+    return without_none(plain(field.type).base)
+
+
+def _entries(field: msgspec.structs.FieldInfo) -> type[msgspec.Struct] | None:
+    """The form of the entries of a table of free names; None: the key is something else."""
+    inner = _inner(field)
+    entries = get_args(inner)[1] if get_origin(inner) is dict else None
+    is_struct = isinstance(entries, type) and issubclass(entries, msgspec.Struct)
+    return entries if is_struct else None
 
 
 def reference() -> str:
@@ -937,6 +1024,7 @@ def reference() -> str:
     rows += _reference("tls.<listener>", Tls)
     rows += _reference("links.<host>", LinkSettings)
     rows += _reference("routes[]", Route)
+    rows += _reference("webpay_shop.<code>", WebpayShop)
     return "\n".join(rows) + "\n"
 
 
@@ -944,15 +1032,24 @@ def _reference(where: str, kind: type[msgspec.Struct]) -> Iterator[str]:
     for field in msgspec.structs.fields(kind):
         here = f"{where}.{field.encode_name}"
         told = field.default not in (None, msgspec.NODEFAULT)
-        default = f"`{_toml(field.default)}`" if told else "–"
-        allowed = expected(field.type, field.encode_name)
+        default = f"`{_toml(field.default)}`" if told and not _is_nested(field) else "–"
+        inner, item, entries = _inner(field), item_struct(_inner(field)), _entries(field)
+        is_table = isinstance(inner, type) and issubclass(inner, msgspec.Struct)
+        allowed = "a table" if is_table or entries else expected(field.type, field.encode_name)
         yield f"| `{here}` | {default} | {allowed} | {_meaning(field)} |"
-        inner = without_none(plain(field.type).base)
-        item = item_struct(inner)
         if item is not None:
             yield from _reference(f"{here}[]", item)
-        elif isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+        elif entries is not None:
+            yield from _reference(f"{here}.<name>", entries)
+        elif is_table:
             yield from _reference(here, inner)
+
+
+def _is_nested(field: msgspec.structs.FieldInfo) -> bool:
+    """True where tables stand inside: their own rows tell the defaults."""
+    inner = _inner(field)
+    is_table = isinstance(inner, type) and issubclass(inner, msgspec.Struct)
+    return is_table or item_struct(inner) is not None or _entries(field) is not None
 
 
 def _comment(field: msgspec.structs.FieldInfo) -> list[str]:

@@ -7,7 +7,7 @@ kept and holds the answers in the gate; `settle` then hands the group to the flu
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import trio
 
@@ -41,6 +41,7 @@ from switch.flows.issuers import MAINTENANCE, Issuers, Near
 from switch.flows.limit_book import LimitBook
 from switch.flows.operations import CeiboHold
 from switch.flows.platform_port import Platforms
+from switch.flows.product import BankWay, ProductFlow
 from switch.flows.red import Red
 from switch.flows.registry import Registry, Terminal
 from switch.flows.remote import LINK
@@ -56,7 +57,9 @@ from switch.flows.step import (
     AppNotice,
     Arm,
     Audit,
+    Call,
     Disarm,
+    Refusal,
     Reply,
     Send,
     Step,
@@ -94,6 +97,7 @@ QUESTIONS = frozenset(
 )
 
 log = logger("node")
+T = TypeVar("T")
 
 
 class Desk(Protocol):
@@ -144,6 +148,10 @@ class Node:
         self._asked = 0
         self._admitting = self._concluding = True
         self.turned = trio.Event()
+        self.products: list[ProductFlow] = []
+        self.banks: dict[str, BankWay] = {}  # by link
+        self._services: dict[str, Destination] = {}
+        self._failed: BaseException | None = None
         self._build()
 
     def _build(self) -> None:
@@ -262,6 +270,17 @@ class Node:
         )
         self.lanes = Lanes(self.straight.core, store.journal, self.latency)
 
+    def attach(self, flow: ProductFlow, service: Destination) -> None:
+        """Play a product: called by what `open` is given to prepare, with the state recovered.
+
+        Args:
+            service: takes the product's calls (`Call`), each once its step is durable.
+        """
+        assert flow.role not in self._services, f"{flow.role} is attached already"
+        self.products.append(flow)
+        self._services[flow.role] = service
+        self._deadlines[flow.role] = flow.on_deadline
+
     def reconfigure(self, config: Config) -> None:
         """Judge by another configuration from the next step on: the one place where it changes.
 
@@ -274,6 +293,8 @@ class Node:
             self.conciliation,
         ):  # fmt: skip
             part.reconfigure(config)
+        for product in self.products:
+            product.reconfigure(config)
         self.issuers.reconfigure(config.issuer.link)
         self._day_end_ns = 0  # the next step brings limits and the ledger's profiles with it
 
@@ -324,6 +345,10 @@ class Node:
                 if desk.watches(hold):
                     desk.watch(step, hold)
             step = self._next_step(step, number)
+        for product in self.products:
+            for number, work in enumerate(product.unfinished(), 1):
+                product.adopt(step, work)
+                step = self._next_step(step, number)
         self.end(step)
         self._recovering(False)
 
@@ -450,12 +475,16 @@ class Node:
         """Carry out the effects of a step and let the journal have its group."""
         self.issuers.forward(step)
         self.platforms.forward(step)
+        for bank in self.banks.values():
+            bank.forward(step)
+        for product in self.products:
+            product.flush()
         self.red.flush()
         self.sicoop.flush()
         self.ceibo.flush()
-        leaving: list[Reply | Send] = []
+        leaving: list[Reply | Send | Call] = []
         for effect in step.effects:
-            if type(effect) is Reply or type(effect) is Send:
+            if type(effect) is Reply or type(effect) is Send or type(effect) is Call:
                 leaving.append(effect)
             else:
                 self._carry_out(effect, step)
@@ -465,10 +494,47 @@ class Node:
             if isinstance(effect, Reply):
                 self._count_answer(effect.message)
                 hold(seq, effect.origin, effect.message, step.mono_ns)  # type: ignore[arg-type]
+            elif isinstance(effect, Call):
+                hold(seq, self._services[effect.product], effect, -1)
             else:
                 hold(seq, effect.to, effect.message, -1)  # type: ignore[arg-type]
         self.counters.add(TURNS)
         self.turned.set()
+
+    async def perform(self, do: Callable[[Step], T]) -> T:
+        """Run `do` in a step of its own; return its value once that is durable.
+
+        For whoever may wait, such as an HTTP handler: what it then tells is never taken back.
+
+        Raises:
+            Refusal: by `do`, which has changed nothing; also told only once all is durable that
+                it may have been decided by.
+            JournalFull: there is no room for anything; `do` was not called.
+            Cancelled: the journal failed, and with it the node. Any other exception of `do` is a
+                mistake of ours, and stops the node before the step is written.
+        """
+        await self.room()
+        step = self.begin()
+        self.taken(request=True)
+        if not self._concluding:
+            self.end(step)
+            raise JournalFull("no room for another step")
+        refusal: Refusal | None = None
+        try:
+            value = do(step)
+        except Refusal as error:
+            refusal = error
+        except BaseException as error:
+            self._failed = error
+            self.turned.set()
+            raise
+        waiter = _Waiter()
+        step.send(waiter, None)
+        self.end(step)
+        await waiter.durable.wait()
+        if refusal is not None:
+            raise refusal
+        return value
 
     def settle(self) -> None:
         """Hand over what is open if the flusher is free, and let out what is durable.
@@ -476,6 +542,8 @@ class Node:
         Called once after all turns of one pass of the scheduler, so that requests which came
         together share a group and each connection gets one write.
         """
+        if self._failed is not None:
+            raise RuntimeError("a step failed halfway, nothing of it is written") from self._failed
         journal = self.store.journal
         if journal.open_count and self.store.flushed:
             self.store.seal()
@@ -556,7 +624,8 @@ class Node:
         batch.tick()
         batch.forget(before_ns)
         self.store.ledger.apply(batch, step.now_ns)
-        for space in self.red.spaces + self.sicoop.spaces + self.ceibo.spaces:
+        products = [space for product in self.products for space in product.spaces]
+        for space in (*self.red.spaces, *self.sicoop.spaces, *self.ceibo.spaces, *products):
             self.store.records.forget(space, before_ns, max_count=FORGET_COUNT)
         if "sicoop" in self.config.node.roles:
             self.conciliation.watch(step)
@@ -637,6 +706,21 @@ class Node:
             posted += debits_posted - credits_posted
             pending += debits_pending - credits_pending
         return {"posted": posted, "pending": pending}
+
+
+class _Waiter:
+    """Who waits for a step to be durable: a destination of the reply gate."""
+
+    __slots__ = ("durable",)
+
+    def __init__(self) -> None:
+        self.durable = trio.Event()
+
+    def ready(self, message: object) -> None:
+        self.durable.set()
+
+    def flush(self) -> None:
+        """The event is all there is."""
 
 
 def _nothing(step: Step, kind: str, key: str) -> None:

@@ -46,6 +46,7 @@ LIVE_SECTIONS: Final = frozenset(
         "fees",
         "commissions",
         "conciliation",
+        "watch",
         "units",
         "limits",
         "declarations",

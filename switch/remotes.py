@@ -32,6 +32,7 @@ from switch.config import (
     link_addresses,
     parse_address,
 )
+from switch.flows.bank_port import BankPort
 from switch.flows.ceibo import SICOOP
 from switch.flows.issuer_desk import IssuerDesk
 from switch.flows.issuer_port import IssuerPort
@@ -72,6 +73,7 @@ class Remotes:
         self._keys: dict[str, HostKeys] = {}
         self._desks: dict[str, IssuerDesk] = {}
         self._issuer_ports: dict[str, IssuerPort] = {}
+        self._banks: dict[str, BankPort] = {}
         self._running: dict[str, trio.Event] = {}
         self._nursery: trio.Nursery | None = None
         self._stopping = False
@@ -172,6 +174,29 @@ class Remotes:
         desk.work_s = node.config.budgets.ceibo_s
         desk.attach(self._make_link(host, settings, keys, desk))
         node.desks[host.name] = self._desks[host.name] = desk
+
+    def bank(self, name: str) -> BankPort:
+        """The way to a bank of the registry, made at its first use; before `run`, by products.
+
+        Raises:
+            LookupError: there is no such host, or its link is something else already.
+        """
+        port = self._banks.get(name)
+        if port is not None:
+            return port
+        node, host = self._node, self._node.registry.host(name)
+        if host is None or host.is_own or name in self._keys:
+            raise LookupError(name)
+        settings = self._settings(host)
+        debts = self.debts[name] = StoreAndForward(window=settings.max_in_flight)
+        port = self._banks[name] = BankPort(
+            name=name, node=node, debts=debts, settings=settings, events=self._on_event
+        )
+        keys = self._host_keys(host)
+        if not host.disabled:
+            port.attach(self._make_link(host, settings, keys, port))
+        node.banks[name] = port
+        return port
 
     def _make_link(self, host: Host, settings: LinkSettings, keys: HostKeys, handler: Any) -> Link:
         dialect, framing = _layout(self._node.config.dialect(host.dialect), settings)
@@ -420,7 +445,7 @@ class Remotes:
                 self._refresh_keys(entity)
                 if entity.name in self._desks and entity.disabled:
                     self._drop(entity.name)
-                elif entity.name in self._issuer_ports:
+                elif entity.name in self._issuer_ports or entity.name in self._banks:
                     self._switch_issuer(entity)
             elif "ceibo" in roles and self._is_client(entity):
                 self._make_desk(entity)
@@ -456,6 +481,8 @@ class Remotes:
                 self.links[name].reconfigure(config.link(name))
             if name in self._desks:
                 self._desks[name].reconfigure(config.link(name))
+            if name in self._banks:
+                self._banks[name].settings = config.link(name)
 
     def _retire(self, name: str) -> None:
         """End an issuer's link that no operation goes to any more, unless it is still owed."""
@@ -473,7 +500,7 @@ class Remotes:
         if host.disabled and name in self.links:
             self.links.pop(name).stop()
         elif not host.disabled and name not in self.links:
-            port = self._issuer_ports[name]
+            port: IssuerPort | BankPort = self._banks.get(name) or self._issuer_ports[name]
             link = self._make_link(host, self._settings(host), self._keys[name], port)
             port.attach(link)
             self._start(partial(self._run_link, link))

@@ -28,7 +28,16 @@ from switch.flows.nonces import NonceBook
 from switch.flows.platform_port import PlatformPort
 from switch.net.saf import StoreAndForward
 from switch.node import Node
-from tests.house import ENDS, MASTER, NETWORK, TERMINAL, House, ManualClock, Told
+from tests.house import (
+    ENDS,
+    MASTER,
+    NETWORK,
+    TERMINAL,
+    House,
+    ManualClock,
+    Told,
+    configuration,
+)
 
 LINK = "ceibo"
 HOST = "sicoop"
@@ -123,7 +132,7 @@ class Hop:
         if flight.answer is None or not self._world.alive(self.near):
             return
         if flight.told:  # a link drops what nobody waits for
-            self._world.late += 1
+            self._world.count_late()
             return
         self._end(flight)
         with self._world.houses[self.near].step() as step:
@@ -280,8 +289,9 @@ class InquiryHop(Hop):
 class SessionHop(Hop):
     """red asks sicoop, over its session: what leaves is encoded, and decoded where it arrives."""
 
-    def __init__(self, world: "Apart") -> None:
+    def __init__(self, world: "Apart", network: str = NETWORK) -> None:
         super().__init__(world, "red", "sicoop")
+        self.network = network
         self.port: PlatformPort | None = None
         self._id = 0
 
@@ -301,7 +311,7 @@ class SessionHop(Hop):
 
     def _hear(self, step: Any, flight: Flight, origin: _Catch) -> None:
         node = self._world.houses["sicoop"].node
-        node.network_request(step, NETWORK, self.decoded(flight), origin)
+        node.network_request(step, self.network, self.decoded(flight), origin)
 
     def _answered(self, step: Any, flight: Flight) -> None:
         assert self.port is not None
@@ -354,9 +364,19 @@ class RoleHouse(House):
     ) -> None:
         self._world = world
         self.roles = roles
-        listed = ", ".join(f'"{role}"' for role in roles)
-        toml = f"{values.pop('toml', '')}\n[node]\nroles = [{listed}]\n"
+        toml = self._with_roles(values.pop("toml", ""))
         super().__init__(directory, toml=toml, clock=world.clock, **values)
+
+    def _with_roles(self, toml: str) -> str:
+        listed = ", ".join(f'"{role}"' for role in self.roles)
+        own = f"[node]\nroles = [{listed}]\n"
+        return toml.replace("[node]\n", own) if "[node]\n" in toml else f"{toml}\n{own}"
+
+    def reopen(self, toml: str | None = None, limits: str = "") -> None:
+        self.close()
+        if toml is not None or limits:
+            self.config = configuration(self.directory, self._with_roles(toml or ""), limits)
+        self.open()
 
     def open(self) -> None:
         self.node = Node(self.config, MASTER, self.clock, self.directory / "data")
@@ -372,12 +392,8 @@ class Apart:
 
     def __init__(self, directory: Path, together: tuple[str, ...] = (), **values: Any) -> None:
         self.clock = ManualClock()
-        self.late = 0
-        self.holds = IssuerHop(self)
-        self.inquiries = InquiryHop(self, self.holds)
-        self.sessions = SessionHop(self)
-        self.status = StatusHop(self, self.sessions)
-        self.hops: tuple[Hop, ...] = (self.sessions, self.holds, self.inquiries, self.status)
+        self._late = 0
+        self._make_hops()
         self.houses: dict[str, RoleHouse] = {}
         self._down: set[str] = set()
         for role in ("ceibo", "sicoop", "red"):
@@ -391,6 +407,21 @@ class Apart:
         self.red, self.sicoop, self.ceibo = (self.houses[r] for r in ("red", "sicoop", "ceibo"))
         self.holder = self.ceibo.holder
         self.connect()
+
+    def _make_hops(self) -> None:
+        self.holds: Any = IssuerHop(self)
+        self.inquiries: Any = InquiryHop(self, self.holds)
+        self.sessions: Any = SessionHop(self)
+        self.status: Any = StatusHop(self, self.sessions)
+        self.hops: tuple[Hop, ...] = (self.sessions, self.holds, self.inquiries, self.status)
+
+    @property
+    def late(self) -> int:
+        """Answers that came when nobody waited for them any more."""
+        return self._late
+
+    def count_late(self) -> None:
+        self._late += 1
 
     def iso(self) -> str:
         return iso_ms(self.clock.wall_ns())
@@ -512,11 +543,11 @@ class Apart:
                 return
         raise AssertionError("messages without end")
 
-    def pass_time(self, seconds: float) -> None:
+    def pass_time(self, seconds: float, most_s: float = 1.0) -> None:
         """Let time go by in small steps, with timers, time-outs and messages as they fall due."""
         left = seconds
         while left > 0:
-            piece = min(left, 1.0)
+            piece = min(left, most_s)
             self.clock.advance(piece)
             left -= piece
             for house in self._living():

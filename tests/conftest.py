@@ -6,6 +6,7 @@ suite stays short. A failure is printed with what reproduces it.
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 FUZZ = int(os.environ.get("TRONCAL_FUZZ", "0") or 0)
@@ -14,3 +15,11 @@ common = settings(deadline=None, print_blob=True, suppress_health_check=[HealthC
 settings.register_profile("short", common, max_examples=60, stateful_step_count=30)
 settings.register_profile("fuzz", common, max_examples=1000 * max(FUZZ, 1), stateful_step_count=100)
 settings.load_profile("fuzz" if FUZZ else "short")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "layouts(*names): how an acceptance case is run: `together` in one process, `apart` in"
+        " three; without it in both, where the test has the choice",
+    )

@@ -7,9 +7,14 @@ from core_ext._mac import MacKey
 @final
 class Report:
     latency: Histogram
+    lag: Histogram
     in_time: int
     elapsed_ns: int
     cpu_ns: int
+    worst_ns: int
+    worst_at_ns: int
+    due: int
+    backlog_max: int
     unanswered: int
     unmatched: int
     malformed: int
@@ -20,7 +25,9 @@ class Report:
     bytes_sent: int
     bytes_received: int
     exhausted: bool
-    def __new__(cls) -> Report: ...
+    def __new__(cls, seconds: float = 0.0) -> Report: ...
+    @property
+    def timeline(self) -> list[tuple[int, int]]: ...
     @property
     def rate_per_s(self) -> float: ...
     @property
@@ -50,6 +57,17 @@ class Load:
         payloads: list[bytes],
         seconds: float,
         *,
+        repeat: bool = False,
+        drain_s: float = 5.0,
+    ) -> Report: ...
+    def run_open(
+        self,
+        payloads: list[bytes],
+        rate_per_s: float,
+        seconds: float,
+        *,
+        poisson: bool = False,
+        seed: int = 1,
         repeat: bool = False,
         drain_s: float = 5.0,
     ) -> Report: ...

@@ -1,7 +1,10 @@
 """Native load client and bare echo server: what a user of the switch would get, and the ceiling.
 
-`Load` drives connections that are already signed on, each in a closed loop: at most `depth`
-requests are unanswered at any moment, and an answer is followed at once by the next request.
+`Load` drives connections that are already signed on. `run` is a closed loop: at most `depth`
+requests of a connection are unanswered at any moment, and an answer is followed at once by the next
+request. `run_open` is an open one: requests are due at instants fixed beforehand, and each latency
+counts from the instant when its request was due, so an answer that keeps later requests waiting
+shows in all of them.
 
 Frames have two bytes of length. Those of the session protocol then hold a payload and eight bytes
 of MAC over direction, counter and payload; those of the `ceibo` dialect of ISO 8583 hold a message
@@ -13,12 +16,19 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, ENOMEM, errno
+from libc.math cimport log
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.time cimport CLOCK_MONOTONIC, timespec
 from posix.unistd cimport close
 
+from bench.load._sockets cimport (
+    CLOCK_THREAD_CPUTIME_ID, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR,
+    EPOLLHUP, EPOLLIN, EPOLLOUT, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_CLOEXEC,
+    SOCK_NONBLOCK, TCP_NODELAY, accept4, after, clock_ns, epoll_create1, epoll_ctl, epoll_event,
+    epoll_wait, memmem, number_after, recv, send, setsockopt,
+)
 from core_ext._counters cimport Histogram
 from core_ext._cursor cimport (
     Cursor, Pen, cursor, left, pen, put, put_u16be, reserve, room, take, take_exactly, take_u8,
@@ -26,37 +36,13 @@ from core_ext._cursor cimport (
 )
 from core_ext._mac cimport MacKey
 
-cdef extern from "<sys/epoll.h>" nogil:
-    enum: EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
-    enum: EPOLL_CLOEXEC
-    ctypedef union epoll_data_t:
-        void* ptr
-        uint64_t u64
-    struct epoll_event:
-        uint32_t events
-        epoll_data_t data
-    int epoll_create1(int flags)
-    int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
-    int epoll_wait(int epfd, epoll_event* events, int maxevents, int timeout_ms)
-
-cdef extern from "<sys/socket.h>" nogil:
-    enum: MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_NONBLOCK, SOCK_CLOEXEC
-    int accept4(int fd, void* address, void* address_bytes, int flags)
-    Py_ssize_t recv(int fd, void* data, size_t n, int flags)
-    Py_ssize_t send(int fd, const void* data, size_t n, int flags)
-    int setsockopt(int fd, int level, int name, const void* value, unsigned int n)
-
-cdef extern from "<netinet/in.h>" nogil:
-    enum: IPPROTO_TCP
-
-cdef extern from "<netinet/tcp.h>" nogil:
-    enum: TCP_NODELAY
-
-cdef extern from "<time.h>" nogil:
-    enum: CLOCK_THREAD_CPUTIME_ID
-
-cdef extern from "<string.h>" nogil:
-    void* memmem(const void* data, size_t n, const void* wanted, size_t m)
+cdef extern from "<sys/timerfd.h>" nogil:
+    enum: TFD_NONBLOCK, TFD_CLOEXEC, TFD_TIMER_ABSTIME
+    struct itimerspec:
+        timespec it_interval
+        timespec it_value
+    int timerfd_create(int clock, int flags)
+    int timerfd_settime(int fd, int flags, const itimerspec* value, itimerspec* old)
 
 cdef enum:
     EVENTS_MAX = 512          # taken from epoll at a time
@@ -68,6 +54,11 @@ cdef enum:
     SIGNALS_EVERY_NS = 100000000
     ECHO_BYTES = 65536
     DIGEST_BYTES_MAX = 64     # of any MAC
+    DIGITS_MAX = 6            # of a trace that we give
+    TRACE_MAX = 999999
+    SLOT_NS = 100000000       # of the time line
+    ARRIVALS_MAX = 50000000
+    OPEN_LEAD_NS = 2000000    # from the call to the first instant
 
 cdef uint64_t NO_TRACE = <uint64_t> 0xFFFFFFFFFFFFFFFF
 
@@ -75,12 +66,21 @@ cdef uint64_t NO_TRACE = <uint64_t> 0xFFFFFFFFFFFFFFFF
 cdef struct Request:
     const char* payload
     Py_ssize_t payload_bytes
-    uint64_t trace
+    uint64_t trace            # 0: the next number of its connection
+    Py_ssize_t trace_at       # where the digit 0 of `"trace":0` stands, or -1
+    Py_ssize_t original_at    # the same of `"original":0`
+    bint moves_money          # a cash_out or a deposit: later requests may name it
 
 
 cdef struct Waiting:
     uint64_t trace
-    uint64_t sent_ns
+    uint64_t since_ns         # when it was sent, or in an open loop when it was due
+    bint moves_money
+
+
+cdef struct Slot:
+    uint64_t answers
+    uint64_t worst_ns
 
 
 cdef struct Connection:
@@ -96,37 +96,62 @@ cdef struct Connection:
     Waiting* waiting          # depth entries, the first in_flight of them used
     int in_flight
     bint awaits_room          # EPOLLOUT is armed
-
-
-cdef inline uint64_t clock_ns(int clock) noexcept nogil:
-    cdef timespec t
-    clock_gettime(clock, &t)
-    return <uint64_t> t.tv_sec * 1000000000 + <uint64_t> t.tv_nsec
-
-
-cdef inline Cursor after(
-    const unsigned char* p, Py_ssize_t n, const char* wanted, Py_ssize_t m
-) noexcept nogil:
-    """A cursor behind the first `wanted`; a short one where it is missing."""
-    cdef const unsigned char* at = <const unsigned char*> memmem(p, n, wanted, m)
-    if at == NULL:
-        return cursor(p, -1)
-    return cursor(at + m, p + n - at - m)
+    uint64_t trace            # the last number given to a request that leaves it to us
+    uint64_t newest           # the last cash_out or deposit that was approved
+    Py_ssize_t due            # requests of an open loop that are due and not sent
+    Py_ssize_t arrival        # its next one, as an index of all arrivals
 
 
 cdef uint64_t trace_of(const unsigned char* p, Py_ssize_t n) noexcept nogil:
     """The number behind `"trace":`, or NO_TRACE."""
-    cdef Cursor c = after(p, n, b'"trace":', 8)
-    cdef uint64_t trace = 0
-    cdef int digits = 0
-    cdef unsigned char digit
-    while left(&c) > 0 and digits < 10:
-        digit = take_u8(&c)
-        if digit < 0x30 or digit > 0x39:
-            break
-        trace = trace * 10 + (digit - 0x30)
-        digits += 1
-    return trace if digits else NO_TRACE
+    cdef uint64_t trace
+    return trace if number_after(p, n, b'"trace":', 8, &trace) else NO_TRACE
+
+
+cdef Py_ssize_t zero_at(const unsigned char* p, Py_ssize_t n, const char* name, Py_ssize_t m
+                        ) noexcept nogil:
+    """Where the 0 of a field stands that is 0, or -1; `name` as it is before the number."""
+    cdef Cursor c = after(p, n, name, m)
+    cdef Py_ssize_t at = n - left(&c)
+    if take_u8(&c) != 0x30 or c.short:
+        return -1
+    if 0x30 <= take_u8(&c) <= 0x39:
+        return -1
+    return at
+
+
+cdef inline int decimal(uint64_t value, unsigned char* out) noexcept nogil:
+    """Write a number of at most DIGITS_MAX digits; how many."""
+    cdef unsigned char reversed[DIGITS_MAX]
+    cdef int n = 0
+    cdef int i
+    while n == 0 or (value and n < DIGITS_MAX):
+        reversed[n] = <unsigned char> (0x30 + value % 10)
+        value //= 10
+        n += 1
+    for i in range(n):
+        out[i] = reversed[n - 1 - i]
+    return n
+
+
+cdef Py_ssize_t written(const Request* r, uint64_t trace, uint64_t original, unsigned char* out
+                        ) noexcept nogil:
+    """Write a payload with its numbers filled in; `out` has DIGITS_MAX bytes more than it for
+    each. Returns its bytes."""
+    cdef Py_ssize_t done = 0
+    cdef Py_ssize_t at, n = 0
+    cdef int i
+    for i in range(2):
+        # Whichever stands first.
+        at = min(r.trace_at, r.original_at) if i == 0 else max(r.trace_at, r.original_at)
+        if at < 0:
+            continue
+        memcpy(out + n, r.payload + done, at - done)
+        n += at - done
+        n += decimal(trace if at == r.trace_at else original, out + n)
+        done = at + 1
+    memcpy(out + n, r.payload + done, r.payload_bytes - done)
+    return n + r.payload_bytes - done
 
 
 cdef inline int base36(unsigned char c) noexcept nogil:
@@ -222,7 +247,13 @@ cdef class Report:
     """What one run of `Load` saw. Times are nanoseconds, latencies from send to whole answer.
 
     Attributes:
-        latency: of all answers that belong to a request, late ones included.
+        latency: of all answers that belong to a request, late ones included. In an open loop it
+            counts from the instant when the request was due.
+        lag: open loop: how long after its instant a request was handed to the socket.
+        worst_ns, worst_at_ns: the longest latency, and when that request was sent or due, from the
+            start of the run.
+        due: requests of an open loop until its end, sent or not.
+        backlog_max: open loop: most requests that were due and could not be sent yet.
         in_time: those of them that came before the run's time was up; the rate counts only these.
         elapsed_ns: from the first send to the deadline, or to the last answer if that came first.
         unanswered: requests without an answer when the drain time was over or the connection lost.
@@ -236,17 +267,47 @@ cdef class Report:
     """
 
     cdef readonly Histogram latency
-    cdef readonly uint64_t in_time, elapsed_ns, cpu_ns
+    cdef readonly Histogram lag
+    cdef readonly uint64_t in_time, elapsed_ns, cpu_ns, worst_ns, worst_at_ns, due, backlog_max
     cdef readonly uint64_t unanswered, unmatched, malformed, unasked, bad_frames, bad_macs, lost
     cdef readonly uint64_t bytes_sent, bytes_received
     cdef readonly bint exhausted
     cdef uint64_t _codes[CODES]
     cdef uint64_t _complaints[CODES]
+    cdef Slot* _slots
+    cdef Py_ssize_t _slot_count
 
-    def __cinit__(self):
+    def __cinit__(self, double seconds=0.0):
+        if not 0.0 <= seconds <= 3600.0:
+            raise ValueError("seconds must be in 0..3600")
         self.latency = Histogram()
+        self.lag = Histogram()
+        self._slot_count = <Py_ssize_t> (seconds * 1e9) // SLOT_NS + 1
+        self._slots = <Slot*> calloc(self._slot_count, sizeof(Slot))
+        if self._slots == NULL:
+            raise MemoryError
         memset(self._codes, 0, sizeof(self._codes))
         memset(self._complaints, 0, sizeof(self._complaints))
+
+    def __dealloc__(self):
+        free(self._slots)
+
+    cdef void put(self, uint64_t latency_ns, uint64_t at_ns) noexcept nogil:
+        """Record one answer to a request of that instant, from the start of the run."""
+        cdef Slot* slot = &self._slots[min(<Py_ssize_t> (at_ns // SLOT_NS), self._slot_count - 1)]
+        self.latency.put(<int64_t> latency_ns)
+        slot.answers += 1
+        if latency_ns > slot.worst_ns:
+            slot.worst_ns = latency_ns
+        if latency_ns > self.worst_ns:
+            self.worst_ns = latency_ns
+            self.worst_at_ns = at_ns
+
+    @property
+    def timeline(self):
+        """Answers and the longest latency in ns of each tenth of a second, by when its requests
+        were sent or due."""
+        return [(self._slots[i].answers, self._slots[i].worst_ns) for i in range(self._slot_count)]
 
     @property
     def rate_per_s(self):
@@ -307,12 +368,19 @@ cdef class Load:
     cdef Py_ssize_t _out_capacity
     cdef Py_ssize_t _open
     cdef uint64_t _in_flight
+    cdef uint64_t _started_ns
     cdef uint64_t _deadline_ns
+    # an open run
+    cdef uint64_t* _arrivals  # from the start, rising; NULL: a closed loop
+    cdef Py_ssize_t _arrival_count
+    cdef Py_ssize_t _arrived
+    cdef Py_ssize_t _backlog
+    cdef int _timer
 
     def __cinit__(self, fds, keys, *, sent, received, int depth=1,
                   Py_ssize_t frame_bytes_max=8192, bint verify=False, bint echo=False,
                   bint iso=False):
-        self._epoll = -1
+        self._epoll = self._timer = -1
         if not 1 <= depth <= DEPTH_MAX:
             raise ValueError("depth must be in 1..1024")
         if not TAG_BYTES < frame_bytes_max <= FRAME_BYTES_MAX:
@@ -362,7 +430,9 @@ cdef class Load:
 
         Args:
             payloads: JSON objects with a `trace` each, or ISO 8583 messages with an element 11,
-                ready to be sent as they are.
+                ready to be sent as they are; but `"trace":0` becomes the next number of the
+                connection, 1..999999, and `"original":0` its last cash_out or deposit that was
+                approved (1 while there is none).
             seconds: no request leaves later, 0 < seconds <= 3600.
             repeat: begin again at the first payload when they run out.
             drain_s: how long to wait for the last answers afterwards.
@@ -374,7 +444,7 @@ cdef class Load:
             raise ValueError("seconds must be in 0..3600")
         if self._epoll >= 0:
             raise RuntimeError("this load is running already")
-        cdef Report report = Report()
+        cdef Report report = Report(seconds)
         try:
             self._prepare(payloads, repeat)
             with nogil:
@@ -382,6 +452,81 @@ cdef class Load:
         finally:
             self._clean_up(report)
         return report
+
+    def run_open(self, list payloads not None, double rate_per_s, double seconds, *,
+                 bint poisson=False, uint64_t seed=1, bint repeat=False, double drain_s=5.0):
+        """Send `payloads` at instants fixed beforehand, to the connections in turn.
+
+        A request that is due while its connection has `depth` unanswered waits in the client, and
+        its waiting is part of its latency.
+
+        Args:
+            payloads: as for `run`; as many as arrivals, or `repeat`.
+            rate_per_s: over all connections, 0 < rate.
+            seconds: from the first instant to the last, 0 < seconds <= 3600; at most 50 million
+                arrivals.
+            poisson: pauses are drawn from an exponential distribution of that mean with `seed`;
+                otherwise they are all the same.
+            drain_s: how long to wait for the last answers afterwards.
+
+        Returns a `Report`. Raises as `run` does.
+        """
+        if not 0.0 < seconds <= 3600.0 or not 0.0 <= drain_s <= 3600.0:
+            raise ValueError("seconds must be in 0..3600")
+        if not 1.0 <= rate_per_s * seconds <= ARRIVALS_MAX:
+            raise ValueError("rate times seconds must be in 1..50000000")
+        if self._epoll >= 0:
+            raise RuntimeError("this load is running already")
+        cdef Report report = Report(seconds)
+        try:
+            self._plan(rate_per_s, seconds, poisson, seed)
+            if not repeat and len(payloads) < self._arrival_count:
+                raise ValueError("an open loop needs a payload for each arrival")
+            self._prepare(payloads, repeat)
+            self._open_timer()
+            with nogil:
+                self._open_loop(report, <uint64_t> (seconds * 1e9), <uint64_t> (drain_s * 1e9))
+        finally:
+            self._clean_up(report)
+        return report
+
+    cdef int _plan(self, double rate_per_s, double seconds, bint poisson, uint64_t seed) except -1:
+        """The instants of all arrivals."""
+        cdef Py_ssize_t i
+        cdef Py_ssize_t count = <Py_ssize_t> (rate_per_s * seconds)
+        cdef double at = 0.0
+        cdef uint64_t state = seed * 2685821657736338717 + 88172645463325252
+        self._arrivals = <uint64_t*> calloc(count, sizeof(uint64_t))
+        if self._arrivals == NULL:
+            raise MemoryError
+        for i in range(count):
+            if poisson:
+                self._arrivals[i] = <uint64_t> at
+                state ^= state << 13
+                state ^= state >> 7
+                state ^= state << 17
+                # 53 bits, never 0
+                at -= log(((state >> 11) + 1) / 9007199254740993.0) * 1e9 / rate_per_s
+            else:
+                self._arrivals[i] = <uint64_t> (i * 1e9 / rate_per_s)
+        self._arrival_count = count
+        self._arrived = 0
+        self._backlog = 0
+        for i in range(self._count):
+            self._connections[i].due = 0
+            self._connections[i].arrival = i
+        return 0
+
+    cdef int _open_timer(self) except -1:
+        cdef epoll_event event
+        self._timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
+        if self._timer < 0:
+            raise OSError(errno, "timerfd_create")
+        event.events = EPOLLIN
+        event.data.ptr = NULL
+        if epoll_ctl(self._epoll, EPOLL_CTL_ADD, self._timer, &event) < 0:
+            raise OSError(errno, "epoll_ctl")
+        return 0
 
     cdef int _prepare(self, list payloads, bint repeat) except -1:
         """Look at each payload once, size the send buffers, open the epoll."""
@@ -401,10 +546,11 @@ cdef class Load:
             r = &self._requests[i]
             r.payload = PyBytes_AS_STRING(payload)
             r.payload_bytes = PyBytes_GET_SIZE(payload)
-            r.trace = self._trace(<const unsigned char*> r.payload, r.payload_bytes)
+            self._look_at(r)
             if r.trace == NO_TRACE:
                 raise ValueError(f"payload {i} has no trace")
-            longest = max(longest, r.payload_bytes)
+            longest = max(longest, r.payload_bytes + DIGITS_MAX * (r.trace_at >= 0)
+                          + DIGITS_MAX * (r.original_at >= 0))
         if longest + TAG_BYTES > self._frame_bytes_max:
             raise ValueError("a payload is longer than a frame may be")
         self._size_buffers(self._depth * (longest + HEAD_BYTES + TAG_BYTES))
@@ -414,6 +560,19 @@ cdef class Load:
         self._in_flight = 0
         self._open_epoll()
         return 0
+
+    cdef void _look_at(self, Request* r) noexcept nogil:
+        """Find the trace of a payload and what is to be filled in."""
+        cdef const unsigned char* p = <const unsigned char*> r.payload
+        r.trace = self._trace(p, r.payload_bytes)
+        r.trace_at = r.original_at = -1
+        r.moves_money = False
+        if self._iso:
+            return
+        r.trace_at = zero_at(p, r.payload_bytes, b'"trace":', 8)
+        r.original_at = zero_at(p, r.payload_bytes, b'"original":', 11)
+        r.moves_money = (memmem(p, r.payload_bytes, b'"op":"cash_out"', 15) != NULL
+                         or memmem(p, r.payload_bytes, b'"op":"deposit"', 14) != NULL)
 
     cdef int _size_buffers(self, Py_ssize_t capacity) except -1:
         """Room for `depth` of the longest frames; a connection never has more unsent."""
@@ -455,9 +614,13 @@ cdef class Load:
                 self._lose(report, &self._connections[i])
         free(self._requests)
         self._requests = NULL
+        free(self._arrivals)
+        self._arrivals = NULL
+        if self._timer >= 0:
+            close(self._timer)
         if self._epoll >= 0:
             close(self._epoll)
-        self._epoll = -1
+        self._epoll = self._timer = -1
         return 0
 
     cdef int _loop(self, Report report, uint64_t run_ns, uint64_t drain_ns) except -1 nogil:
@@ -468,6 +631,7 @@ cdef class Load:
         cdef uint64_t started_ns = clock_ns(CLOCK_MONOTONIC)
         cdef uint64_t signals_ns = started_ns + SIGNALS_EVERY_NS
         cdef uint64_t now_ns = started_ns
+        self._started_ns = started_ns
         self._deadline_ns = started_ns + run_ns
         for i in range(self._count):
             self._advance(report, &self._connections[i])
@@ -489,6 +653,67 @@ cdef class Load:
                     PyErr_CheckSignals()
         report.elapsed_ns = min(now_ns, self._deadline_ns) - started_ns
         report.cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_ns
+        return 0
+
+    cdef int _open_loop(self, Report report, uint64_t run_ns, uint64_t drain_ns
+                        ) except -1 nogil:
+        cdef epoll_event events[EVENTS_MAX]
+        cdef Py_ssize_t i
+        cdef int n
+        cdef uint64_t cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID)
+        cdef uint64_t now_ns = clock_ns(CLOCK_MONOTONIC)
+        cdef uint64_t signals_ns = now_ns + SIGNALS_EVERY_NS
+        self._started_ns = now_ns + OPEN_LEAD_NS
+        self._deadline_ns = self._started_ns + run_ns
+        while self._open and (self._in_flight or self._backlog or not self._stopping):
+            self._arrive(report, now_ns)
+            n = epoll_wait(self._epoll, events, EVENTS_MAX, 10)
+            if n < 0 and errno != EINTR:
+                with gil:
+                    raise OSError(errno, "epoll_wait")
+            for i in range(n):
+                if events[i].data.ptr != NULL:
+                    self._ready(report, <Connection*> events[i].data.ptr, events[i].events)
+            now_ns = clock_ns(CLOCK_MONOTONIC)
+            if now_ns >= self._deadline_ns + drain_ns:
+                break
+            if now_ns >= signals_ns or n < 0:
+                signals_ns = now_ns + SIGNALS_EVERY_NS
+                with gil:
+                    PyErr_CheckSignals()
+        report.due = self._arrived
+        report.unanswered += self._backlog
+        report.elapsed_ns = (min(now_ns, self._deadline_ns) - self._started_ns
+                             if now_ns > self._started_ns else 0)
+        report.cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_ns
+        return 0
+
+    cdef int _arrive(self, Report report, uint64_t now_ns) except -1 nogil:
+        """Send what is due by now, and set the timer to the next instant."""
+        cdef Connection* c
+        cdef itimerspec at
+        cdef uint64_t next_ns
+        if self._stopping:
+            return 0
+        while (self._arrived < self._arrival_count
+               and self._started_ns + self._arrivals[self._arrived] <= now_ns):
+            c = &self._connections[self._arrived % self._count]
+            self._arrived += 1
+            if c.fd < 0:
+                report.unanswered += 1
+                continue
+            c.due += 1
+            self._backlog += 1
+            self._advance(report, c)
+            report.backlog_max = max(report.backlog_max, <uint64_t> self._backlog)
+        memset(&at, 0, sizeof(at))
+        if self._arrived == self._arrival_count:
+            self._stopping = True
+        else:
+            next_ns = self._started_ns + self._arrivals[self._arrived]
+            at.it_value.tv_sec = next_ns // 1000000000
+            at.it_value.tv_nsec = next_ns % 1000000000
+        timerfd_settime(self._timer, TFD_TIMER_ABSTIME, &at, NULL)
         return 0
 
     cdef int _ready(self, Report report, Connection* c, uint32_t events) except -1 nogil:
@@ -566,7 +791,7 @@ cdef class Load:
             if code >= 0:
                 report._complaints[code] += 1
             return 0
-        if not self._settle(report, c, trace):
+        if not self._settle(report, c, trace, code):
             report.unmatched += 1
         elif code >= 0:
             report._codes[code] += 1
@@ -574,7 +799,8 @@ cdef class Load:
             report.malformed += 1
         return 0
 
-    cdef bint _settle(self, Report report, Connection* c, uint64_t trace) noexcept nogil:
+    cdef bint _settle(self, Report report, Connection* c, uint64_t trace, int code
+                      ) noexcept nogil:
         """Answers come in any order: find the request by its trace and record its latency."""
         cdef uint64_t now_ns
         cdef int i
@@ -582,7 +808,9 @@ cdef class Load:
             if c.waiting[i].trace != trace:
                 continue
             now_ns = clock_ns(CLOCK_MONOTONIC)
-            report.latency.put(<int64_t> (now_ns - c.waiting[i].sent_ns))
+            report.put(now_ns - c.waiting[i].since_ns, c.waiting[i].since_ns - self._started_ns)
+            if c.waiting[i].moves_money and code == 0:
+                c.newest = trace
             if now_ns <= self._deadline_ns:
                 report.in_time += 1
             c.in_flight -= 1
@@ -594,9 +822,10 @@ cdef class Load:
     cdef int _advance(self, Report report, Connection* c) except -1 nogil:
         """Fill the pipeline of one connection and send as much as its socket takes."""
         cdef Py_ssize_t n
+        cdef bint wanted = not self._stopping if self._arrivals == NULL else c.due > 0
         if c.fd < 0:
             return 0
-        if c.in_flight < self._depth and not self._stopping:
+        if wanted and c.in_flight < self._depth:
             self._fill(report, c)
         while c.out_from < c.out_to:
             n = send(c.fd, c.outbound + c.out_from, c.out_to - c.out_from,
@@ -617,11 +846,10 @@ cdef class Load:
     cdef int _fill(self, Report report, Connection* c) except -1 nogil:
         """Append frames until `depth` are in flight; one clock reading for all of them."""
         cdef uint64_t now_ns = clock_ns(CLOCK_MONOTONIC)
-        cdef Request* r
+        cdef uint64_t since_ns = now_ns
+        cdef Py_ssize_t number
         cdef Pen out
-        cdef unsigned char* body
-        cdef Py_ssize_t tag_bytes
-        if now_ns >= self._deadline_ns:
+        if self._arrivals == NULL and now_ns >= self._deadline_ns:
             self._stopping = True
             return 0
         if c.out_from:
@@ -630,29 +858,59 @@ cdef class Load:
             c.out_from = 0
         out = pen(c.outbound + c.out_to, self._out_capacity - c.out_to)
         while c.in_flight < self._depth:
-            if self._next == self._request_count:
-                if not self._repeat:
-                    report.exhausted = True
-                    self._stopping = True
+            if self._arrivals != NULL:
+                if not c.due:
                     break
-                self._next = 0
-            r = &self._requests[self._next]
-            self._next += 1
-            tag_bytes = 0 if self._iso else TAG_BYTES
-            put_u16be(&out, <unsigned short> (r.payload_bytes + tag_bytes))
-            body = reserve(&out, r.payload_bytes + tag_bytes)
-            if body == NULL:
-                with gil:
-                    raise AssertionError("the send buffer holds depth frames of any payload")
-            memcpy(body, r.payload, r.payload_bytes)
-            if not self._iso:
-                (<MacKey> c.key).mac8(1, c.sent, body, r.payload_bytes, body + r.payload_bytes)
-            c.sent += 1
-            c.waiting[c.in_flight].trace = r.trace
-            c.waiting[c.in_flight].sent_ns = now_ns
-            c.in_flight += 1
-            self._in_flight += 1
+                number = c.arrival % self._request_count
+                since_ns = self._started_ns + self._arrivals[c.arrival]
+                report.lag.put(<int64_t> (now_ns - since_ns))
+                c.arrival += self._count
+                c.due -= 1
+                self._backlog -= 1
+            else:
+                if self._next == self._request_count:
+                    if not self._repeat:
+                        report.exhausted = True
+                        self._stopping = True
+                        break
+                    self._next = 0
+                number = self._next
+                self._next += 1
+            self._append(c, &self._requests[number], since_ns, &out)
         c.out_to = self._out_capacity - room(&out)
+        return 0
+
+    cdef int _append(self, Connection* c, const Request* r, uint64_t since_ns, Pen* out
+                     ) except -1 nogil:
+        """One frame, sealed; it counts as in flight from now on."""
+        cdef Py_ssize_t tag_bytes = 0 if self._iso else TAG_BYTES
+        cdef Py_ssize_t n = r.payload_bytes
+        cdef uint64_t trace = r.trace
+        cdef uint64_t original = c.newest if c.newest else 1
+        cdef unsigned char digits[DIGITS_MAX]
+        cdef unsigned char* body
+        if r.trace_at >= 0:
+            c.trace = c.trace % TRACE_MAX + 1
+            trace = c.trace
+            n += decimal(trace, digits) - 1
+        if r.original_at >= 0:
+            n += decimal(original, digits) - 1
+        put_u16be(out, <unsigned short> (n + tag_bytes))
+        body = reserve(out, n + tag_bytes)
+        if body == NULL:
+            with gil:
+                raise AssertionError("the send buffer holds depth frames of any payload")
+        if written(r, trace, original, body) != n:
+            with gil:
+                raise AssertionError("a payload is as long as its numbers make it")
+        if not self._iso:
+            (<MacKey> c.key).mac8(1, c.sent, body, n, body + n)
+        c.sent += 1
+        c.waiting[c.in_flight].trace = trace
+        c.waiting[c.in_flight].since_ns = since_ns
+        c.waiting[c.in_flight].moves_money = r.moves_money
+        c.in_flight += 1
+        self._in_flight += 1
         return 0
 
     cdef void _await_room(self, Connection* c, bint wanted) noexcept nogil:
@@ -672,6 +930,9 @@ cdef class Load:
         report.unanswered += c.in_flight
         self._in_flight -= c.in_flight
         c.in_flight = 0
+        report.unanswered += c.due
+        self._backlog -= c.due
+        c.due = 0
         self._open -= 1
 
 

@@ -19,8 +19,9 @@ from pathlib import Path
 from secrets import token_bytes
 from typing import Any
 
+from bench.load import traffic
 from bench.load._client import Load
-from bench.load.directory import AMOUNT, BRANCH, CASHIER, NETWORK, add_cards, filled
+from bench.load.directory import BRANCH, NETWORK, add_cards, filled
 from bench.load.server import (
     SECONDS_MAX,
     WARM_UP_S,
@@ -34,12 +35,14 @@ from bench.load.server import (
     serve,
 )
 from core_ext._frames import session_key
-from core_ext._mac import MacKey, totp
+from core_ext._mac import MacKey
 from protocols.session import TERMINAL, Initiator, PeerKey
 from switch.node import Node
 from switch.provisioning import Provisioning
 
-CARDS_MAX = 999_999  # traces are 1..999999, and each card is used once
+CARDS_MAX = 5_000_000  # each card is used once
+TRACE_MAX = 999_999
+NET_DEBIT_CAP = 10**12
 CARDS_PER_S = 40_000  # cards made by default for each second of load
 
 
@@ -110,7 +113,7 @@ def run(
             stack.enter_context(pinned(cpus[-1]))
         with serve(provisioned.config, cpu=server_cpu) as node:
             say("signing on")
-            with _signed_on(node.address("terminals"), provisioned.terminals) as sessions:
+            with signed_on(node.address("terminals"), provisioned.terminals) as sessions:
                 payloads = requests(provisioned.cards, int(time.time()))
                 say(f"measuring {seconds:g} s")
                 result = measure(
@@ -123,20 +126,25 @@ def run(
     return result | {"ratio": round(ratio, 4)}
 
 
-def provision(directory: Path, terminals: int, cards: int) -> Provisioned:
-    """Make a configuration, a master key and a data directory with terminals and funded cards."""
+def provision(directory: Path, terminals: int, cards: int, **values: Any) -> Provisioned:
+    """Make a configuration, a master key and a data directory with terminals and funded cards.
+
+    Args:
+        values: of the configuration, as `directory.filled` takes them.
+    """
 
     def fill(node: Node) -> tuple[list[tuple[str, bytes]], list[tuple[str, bytes]]]:
         return _terminals(node, terminals), add_cards(node, cards)
 
-    config, made = filled(directory, fill)
+    config, made = filled(directory, fill, **values)
     return Provisioned(config, *made)
 
 
 def _terminals(node: Node, count: int) -> list[tuple[str, bytes]]:
     provisioning = Provisioning(node)
     step = node.begin()
-    provisioning.network_add(step, NETWORK)
+    # Deposits count against what the network may owe.
+    provisioning.network_add(step, NETWORK, net_debit_cap=NET_DEBIT_CAP)
     made = [
         provisioning.terminal_add(step, f"{number:08d}", NETWORK, BRANCH, ticket=False)
         for number in range(1, count + 1)
@@ -147,13 +155,20 @@ def _terminals(node: Node, count: int) -> list[tuple[str, bytes]]:
 
 
 def requests(cards: Sequence[tuple[str, bytes]], now_s: int) -> list[bytes]:
-    """One cash_out for each card, as the payload of a frame, with the code of this moment."""
+    """One cash_out for each card, as the payload of a frame, with the code of this moment.
+
+    Where there are more of them than traces, every terminal counts its own (trace 0)."""
+    counted = len(cards) <= TRACE_MAX
     return [
-        b'{"op":"cash_out","trace":%d,"cashier":"%b","document":"%b","token":"%b",'
-        b'"amount":%d,"currency":"PYG"}'
-        % (trace, CASHIER.encode(), document.encode(), totp(seed, now_s).encode(), AMOUNT)
-        for trace, (document, seed) in enumerate(cards, 1)
+        traffic.cash_out(card, now_s, trace if counted else 0)
+        for trace, card in enumerate(cards, 1)
     ]
+
+
+def fresh(cards: Sequence[tuple[str, bytes]]) -> list[bytes]:
+    """One cash_out for each card with the code of this moment; terminals count their traces."""
+    now_s = int(time.time())
+    return [traffic.cash_out(card, now_s) for card in cards]
 
 
 def measure(
@@ -167,7 +182,15 @@ def measure(
     cpu_s: Callable[[], float] | None = None,
 ) -> dict[str, Any]:
     """Load signed-on sessions; see `run` for the arguments. `cpu_s` reads the node's CPU time."""
-    load = Load(
+    return loaded(
+        driven(sessions, depth=depth, verify=verify), payloads, seconds,
+        connections=len(sessions), depth=depth, warm_up_s=warm_up_s, cpu_s=cpu_s,
+    )  # fmt: skip
+
+
+def driven(sessions: Sequence[Session], *, depth: int = 1, verify: bool = False) -> Load:
+    """The native client over new sessions."""
+    return Load(
         [session.socket.fileno() for session in sessions],
         [session.key for session in sessions],
         sent=[1] * len(sessions),
@@ -175,10 +198,6 @@ def measure(
         depth=depth,
         verify=verify,
     )
-    return loaded(
-        load, payloads, seconds, connections=len(sessions), depth=depth, warm_up_s=warm_up_s,
-        cpu_s=cpu_s,
-    )  # fmt: skip
 
 
 def sign_on(address: Address, number: str, key: bytes) -> Session:
@@ -189,7 +208,7 @@ def sign_on(address: Address, number: str, key: bytes) -> Session:
     try:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.sendall(initiator.sign_on())
-        frame = _frame(connection)
+        frame = frame_of(connection)
         initiator.receive(frame)
         if not initiator.signed_on:
             raise BenchError(f"terminal {number}: {initiator.closing}")
@@ -202,7 +221,7 @@ def sign_on(address: Address, number: str, key: bytes) -> Session:
         raise
 
 
-def _frame(connection: socket.socket) -> bytes:
+def frame_of(connection: socket.socket) -> bytes:
     """Exactly one frame: nothing that follows it may be taken from the socket."""
     frame = connection.recv(2, socket.MSG_WAITALL)
     if len(frame) == 2:
@@ -211,7 +230,8 @@ def _frame(connection: socket.socket) -> bytes:
 
 
 @contextmanager
-def _signed_on(address: Address, terminals: Sequence[tuple[str, bytes]]) -> Iterator[list[Session]]:
+def signed_on(address: Address, terminals: Sequence[tuple[str, bytes]]) -> Iterator[list[Session]]:
+    """A session for each terminal while the block lasts. Raises as `sign_on`."""
     sessions: list[Session] = []
     try:
         for number, key in terminals:

@@ -6,6 +6,7 @@ gives at best, in the same run.
 
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -14,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from secrets import token_bytes
 from typing import IO, Any
@@ -26,6 +28,9 @@ STOP_S = 30.0
 WARM_UP_S = 1.0
 SECONDS_MAX = 90.0  # codes are good for two steps of 60 s after their own
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+MARKS = (
+    ("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p999", 99.9), ("p9999", 99.99), ("max", 100.0),
+)  # fmt: skip
 
 Say = Callable[[str], None]
 Address = tuple[str, int]
@@ -44,30 +49,30 @@ def loaded(
     depth: int,
     warm_up_s: float = WARM_UP_S,
     cpu_s: Callable[[], float] | None = None,
+    repeat: bool = False,
 ) -> dict[str, Any]:
-    """Figures of one run after a warm-up. `cpu_s` reads the node's CPU time."""
+    """Figures of one run after a warm-up. `cpu_s` reads the node's CPU time; with `repeat` the
+    payloads begin again when they run out."""
     warm_up_share = warm_up_s / (warm_up_s + seconds)
     first = payloads[: int(len(payloads) * warm_up_share)]
-    errors = load.run(first, warm_up_s).errors if first else 0
+    errors = load.run(first, warm_up_s, repeat=repeat).errors if first else 0
     before_s = cpu_s() if cpu_s else 0.0
-    report = load.run(payloads[len(first) :], seconds)
+    report = load.run(payloads[len(first) :], seconds, repeat=repeat)
     spent_s = cpu_s() - before_s if cpu_s else None
-    figures = _figures(report, connections, depth, spent_s)
+    found = {"connections": connections, "depth": depth} | figures(report, spent_s)
     # What went wrong while warming up is left out of the latencies, but not out of the answer.
-    return figures | {"errors": report.errors + errors}
+    return found | {"errors": report.errors + errors}
 
 
-def _figures(
-    report: Report, connections: int, depth: int, server_cpu_s: float | None
-) -> dict[str, Any]:
+def figures(report: Report, server_cpu_s: float | None) -> dict[str, Any]:
+    """What every scenario tells of a run; `server_cpu_s` is what the node spent on it."""
     answered = sum(report.codes.values())
-    figures: dict[str, Any] = {
-        "connections": connections,
-        "depth": depth,
+    found: dict[str, Any] = {
         "seconds": round(report.elapsed_ns / 1e9, 3),
         "operations": report.latency.count,
         "rate_per_s": round(report.rate_per_s, 1),
         **percentiles(report),
+        "worst_at_s": round(report.worst_at_ns / 1e9, 3),
         "errors": report.errors,
         "declined": answered - report.codes.get("00", 0),
         "codes": report.codes,
@@ -75,18 +80,18 @@ def _figures(
         "client_cpu": round(report.cpu_ns / max(report.elapsed_ns, 1), 3),
     }
     if report.complaints:
-        figures["complaints"] = report.complaints
+        found["complaints"] = report.complaints
     if server_cpu_s is not None:
-        figures["server_cpu_s"] = round(server_cpu_s, 3)
-        figures["server_cpu_us_per_operation"] = round(
+        found["server_cpu_s"] = round(server_cpu_s, 3)
+        found["server_cpu_us_per_operation"] = round(
             server_cpu_s * 1e6 / max(report.latency.count, 1), 1
         )
-    return figures
+    return found
 
 
 def percentiles(report: Report, prefix: str = "") -> dict[str, float]:
-    marks = (("p50", 50.0), ("p99", 99.0), ("p999", 99.9), ("max", 100.0))
-    return {f"{prefix}{name}_ms": round(report.latency.percentile(q) / 1e6, 3) for name, q in marks}
+    """p50 to p99.99 and the longest, in milliseconds."""
+    return {f"{prefix}{name}_ms": round(report.latency.percentile(q) / 1e6, 3) for name, q in MARKS}
 
 
 # ---- the node ------------------------------------------------------------------------------------
@@ -96,8 +101,9 @@ class ServerProcess:
     """A running `troncal serve`."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", ready: dict[str, Any]) -> None:
-        self._process = process
+        self.pid = process.pid
         self._ready = ready
+        self.killed = False
 
     def address(self, listener: str) -> Address:
         """Where it listens. Raises BenchError for a listener that it has not opened."""
@@ -108,9 +114,34 @@ class ServerProcess:
 
     def cpu_s(self) -> float:
         """User and system time of the process so far."""
-        stat = Path(f"/proc/{self._process.pid}/stat").read_bytes()
+        stat = Path(f"/proc/{self.pid}/stat").read_bytes()
         fields = stat.rpartition(b")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+    def metric(self, name: str) -> float:
+        """One of its metrics now, by its name in `/metrics`. Raises BenchError: there is none."""
+        host, port = self.address("ops")
+        page = HTTPConnection(host, port, timeout=30)
+        page.request("GET", "/metrics")
+        text = page.getresponse().read().decode()
+        page.close()
+        found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+        if found is None:
+            raise BenchError(f"the node has no metric {name}")
+        return float(found[1])
+
+    def kill(self) -> None:
+        """End it at once, as a lost machine would; `serve` then does not wait for a good end."""
+        self.killed = True
+        os.kill(self.pid, signal.SIGKILL)
+
+    def memory_bytes(self) -> int:
+        """Its private memory that is not of files: what it asked for itself."""
+        # Not `smaps_rollup`: a node is not dumpable, which closes that file to its own user.
+        text = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
+        found = re.search(r"^RssAnon:\s+(\d+) kB", text, re.MULTILINE)
+        assert found, "the status of any Linux since 4.5 tells it"
+        return int(found[1]) * 1024
 
 
 @contextmanager
@@ -136,7 +167,11 @@ def serve(config: Path, *, cpu: int | None = None, roles: str = "") -> Iterator[
         try:
             _keep_on(process, cpu)
             assert process.stdout is not None
-            yield ServerProcess(process, _ready(process, process.stdout, log))
+            node = ServerProcess(process, _ready(process, process.stdout, log))
+            yield node
+            if node.killed:
+                process.wait(STOP_S)
+                return
             process.send_signal(signal.SIGTERM)
             if process.wait(STOP_S):
                 raise BenchError(f"the node ended with {process.returncode}\n{_tail(log)}")
@@ -205,26 +240,31 @@ def ceiling(
     iso: bool = False,
 ) -> dict[str, Any]:
     """The same client and the same frames against a bare echo in a process of its own."""
+    with echoing(connections, depth=depth, cpu=cpu, iso=iso) as load:
+        load.run(payloads, min(seconds, 0.5), repeat=True)
+        report = load.run(payloads, seconds, repeat=True)
+    if report.errors or not report.in_time:
+        raise BenchError(f"the echo failed: {report.errors} errors, {report.lost} lost")
+    return {"ceiling_rate_per_s": round(report.rate_per_s, 1), **percentiles(report, "ceiling_")}
+
+
+@contextmanager
+def echoing(
+    connections: int, *, depth: int = 1, cpu: int | None = None, iso: bool = False
+) -> Iterator[Load]:
+    """The native client over connections to a bare echo process, which ends with the block."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=4096))
         listener.setblocking(False)
         number = listener.fileno()
         process = stack.enter_context(
-            subprocess.Popen(
-                [sys.executable, "-c", ECHO, str(number)],
-                pass_fds=[number],
-                stdin=subprocess.PIPE,  # its end, or ours, ends the echo
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-            )
+            # The end of its stdin, or ours, ends the echo.
+            in_python(ECHO, number, pass_fds=[number], stdin=subprocess.PIPE)
         )
         _keep_on(process, cpu)
-        sockets = [
-            stack.enter_context(socket.create_connection(listener.getsockname(), timeout=30))
-            for _ in range(connections)
-        ]
-        for one in sockets:
-            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        load = Load(
+        address = listener.getsockname()
+        sockets = [stack.enter_context(connected(address)) for _ in range(connections)]
+        yield Load(
             [one.fileno() for one in sockets],
             [MacKey("hmac-sha256", token_bytes(32)) for _ in sockets],
             sent=[1] * connections,
@@ -233,11 +273,23 @@ def ceiling(
             echo=True,
             iso=iso,
         )
-        load.run(payloads, min(seconds, 0.5), repeat=True)
-        report = load.run(payloads, seconds, repeat=True)
-    if report.errors or not report.in_time:
-        raise BenchError(f"the echo failed: {report.errors} errors, {report.lost} lost")
-    return {"ceiling_rate_per_s": round(report.rate_per_s, 1), **percentiles(report, "ceiling_")}
+
+
+def in_python(code: str, *arguments: object, **options: Any) -> "subprocess.Popen[bytes]":
+    """A process of this Python that finds what we find; `options` as for Popen."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        **options,
+    )
+
+
+def connected(address: Address) -> socket.socket:
+    """A plain connection as terminals have it. Raises OSError where nobody is there."""
+    one = socket.create_connection(address, timeout=30)
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    one.settimeout(None)
+    return one
 
 
 def _keep_on(process: "subprocess.Popen[bytes]", cpu: int | None) -> None:

@@ -120,6 +120,7 @@ class Reversal(BankMessage, frozen=True):
 
     Fields:
         is_credit: the original was a credit. reason: DE25. original: DE90; DE37 decides.
+        pan: DE2, where it is known still.
     """
 
     operation: str
@@ -129,6 +130,7 @@ class Reversal(BankMessage, frozen=True):
     reason: str = REASON_NORMAL
     original: Original = Original(mti="0200")
     terminal: str = ""
+    pan: str = ""
 
 
 class BankAnswer(BankMessage, frozen=True):
@@ -169,6 +171,8 @@ def request_elements(
     exponent: int | None = None,
     advice: bool = False,
     repeat: bool = False,
+    reversal: Literal["0420", "0400"] = "0420",
+    local: str = "",
 ) -> tuple[str, Elements]:
     """MTI and elements.
 
@@ -176,7 +180,9 @@ def request_elements(
         institution: DE32, as configured for the link.
         exponent: decimal places of DE4 at this host, where they are not the currency's own.
         advice: 0220 for a purchase or credit that has already happened.
-        repeat: it may have been sent before: 0221, 0421.
+        repeat: it may have been sent before: 0221, 0421, 0401.
+        reversal: the message this host takes reversals as.
+        local: MMDDhhmmss of the local time (DE13, DE12); "": not told.
 
     Raises:
         ValueError: the amount cannot be written with so few decimal places.
@@ -188,6 +194,8 @@ def request_elements(
         "37": m.operation,
         "49": CURRENCIES[m.currency].number,
     }
+    if local:
+        elements["12"], elements["13"] = local[4:], local[:4]
     tags: dict[str, object] = {}
     if isinstance(m, Reversal):
         if m.is_credit:
@@ -195,7 +203,8 @@ def request_elements(
         elements["25"] = m.reason
         elements["90"] = original_data(m.original._replace(network=institution))
         _put(elements, "41", m.terminal)
-        return "0421" if repeat else "0420", elements
+        _put(elements, "2", m.pan)
+        return reversal[:3] + "1" if repeat else reversal, elements
     _write(m.card, _CARD, elements, tags)
     _write(m.shop, _SHOP, elements, tags)
     _put(tags, "22", m.bank_code)
@@ -263,7 +272,7 @@ def bank_request(message: Message, *, exponent: int | None = None) -> BankReques
         ElementFault: an element is missing, of another form, or says nothing we know.
     """
     mti = message.mti
-    if mti not in ("0200", "0220", "0221", "0400", "0420", "0421"):
+    if mti not in ("0200", "0220", "0221", "0400", "0401", "0420", "0421"):
         raise ElementFault("mti", "12")
     processing = _text(message, "3")
     if processing not in (PROCESSING_PURCHASE, PROCESSING_CREDIT):
@@ -285,6 +294,7 @@ def bank_request(message: Message, *, exponent: int | None = None) -> BankReques
             reason=message.get("25", REASON_NORMAL),
             original=original(message) or Original(mti="0000"),
             terminal=message.get("41", ""),
+            pan=message.get("2", ""),
         )
     card, shop = Card(**_read(message, _CARD)), Shop(**_read(message, _SHOP))
     bank_code = message.get("48.22", "")

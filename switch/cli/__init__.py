@@ -35,6 +35,7 @@ COMMANDS = {
     "reload": "switch.cli.links:reload",
     "key": "switch.cli.keys:key",
     "iso": "switch.cli.iso:iso",
+    "webpay": "switch.cli.webpay:webpay",
     "verify": "switch.cli.data:verify",
     "backup": "switch.cli.data:backup",
     "restore": "switch.cli.data:restore",
@@ -42,6 +43,7 @@ COMMANDS = {
     "snapshot": "switch.cli.data:snapshot",
     "replay": "switch.cli.data:replay",
     "sim": "switch.cli.sim:sim",
+    "certify": "switch.cli.certify:certify",
     "bench": "switch.cli.bench:bench",
     "project": "switch.cli.data:project",
 }

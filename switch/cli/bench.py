@@ -1,54 +1,174 @@
 """`bench`: figures of this machine. What is measured, and how, stands in the bench package."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from switch.cli.base import Call, CliError, Group, print_fields
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
 
 @click.group(cls=Group)
 def bench() -> None:
-    """Measure this machine; each on a data directory of its own."""
+    """Measure this machine; each on a data directory of its own.
+
+    Progress goes to stderr; with --json the result is the last line on stdout.
+    """
+
+
+def _common(seconds: float, seconds_max: float) -> Callable[[Command], Command]:
+    """The options that all scenarios have."""
+    options = [
+        click.option(
+            "--seconds", type=click.FloatRange(0.1, seconds_max), default=seconds,
+            show_default=True, help="Of measurement, after one second of warming up.",
+        ),
+        click.option("--pin", is_flag=True, help="Node on the first CPU, client on the last."),
+        click.option("--verify", is_flag=True, help="Check the MAC of every answer."),
+        click.option(
+            "--directory", type=click.Path(exists=True, file_okay=False, path_type=Path),
+            help="Where the data directory is made; its disk is the one measured.",
+        ),
+    ]  # fmt: skip
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def _measured(call: Call, run: Callable[..., dict[str, Any]], **arguments: Any) -> None:
+    """Run a scenario and answer with its figures. Raises: CliError where it could not be made."""
+    from bench.load.server import BenchError
+
+    try:
+        result = run(**arguments, say=lambda text: click.echo(text, err=True))
+    except (BenchError, ValueError) as error:
+        raise CliError(str(error)) from None
+    call.answer(result, lambda: print_fields(result))
+
+
+# What measures is imported late: only these commands need the load generator.
 
 
 @bench.command("cash-out")
 @click.option("--connections", type=click.IntRange(1, 10_000), default=64, show_default=True)
-@click.option("--seconds", type=click.FloatRange(0.1, 90), default=10.0, show_default=True)
 @click.option(
     "--depth", type=click.IntRange(1, 1024), default=1, show_default=True,
     help="Requests in flight on each connection.",
 )  # fmt: skip
 @click.option("--cards", type=click.IntRange(1), help="Operations at most; else 40000 a second.")
-@click.option("--verify", "check_macs", is_flag=True, help="Check the MAC of every answer.")
-@click.option("--pin", is_flag=True, help="Node on the first CPU, client on the last.")
-@click.option(
-    "--directory", type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Where the data directory is made; its disk is the one measured.",
-)  # fmt: skip
+@_common(10.0, 90.0)
 @click.pass_obj
-def bench_cash_out(
-    call: Call, connections: int, seconds: float, depth: int, cards: int | None, check_macs: bool,
-    pin: bool, directory: Path | None,
-) -> None:  # fmt: skip
-    """cash_outs a second, each durable before it is answered, and their latency.
-
-    Progress goes to stderr; with --json the result is the last line on stdout.
-    """
-    # Imported late: only this command needs the load generator.
+def bench_cash_out(call: Call, /, **arguments: Any) -> None:
+    """cash_outs a second, each durable before it is answered, and their latency."""
     from bench.load.cash_out import run
-    from bench.load.server import BenchError
 
-    result: dict[str, Any]
-    try:
-        result = run(
-            connections, seconds, depth=depth, cards=cards, verify=check_macs, pin=pin,
-            directory=directory, say=lambda text: click.echo(text, err=True),
-        )  # fmt: skip
-    except BenchError as error:
-        raise CliError(str(error)) from None
-    call.answer(result, lambda: print_fields(result))
+    _measured(call, run, **arguments)
+
+
+@bench.command("open-loop")
+@click.option(
+    "--rate", "rate_per_s", type=click.FloatRange(0.1, 500_000), default=5000.0, show_default=True,
+    help="Requests due a second, over all connections.",
+)  # fmt: skip
+@click.option("--connections", type=click.IntRange(1, 10_000), default=64, show_default=True)
+@click.option(
+    "--depth", type=click.IntRange(1, 1024), default=16, show_default=True,
+    help="Requests in flight on each connection; more wait in the client, and count.",
+)  # fmt: skip
+@click.option(
+    "--mix", default="cash_out=1", show_default=True,
+    help="Shares of cash_out, deposit, confirm, last_operation and holder.",
+)  # fmt: skip
+@click.option("--poisson", is_flag=True, help="Random pauses between requests, not equal ones.")
+@click.option("--busy", is_flag=True, help="Keep the node's main loop busy with other work.")
+@_common(10.0, 60.0)
+@click.pass_obj
+def bench_open_loop(call: Call, /, **arguments: Any) -> None:
+    """Latency at a given rate, counted from the instant when each request was due."""
+    from bench.load.open_loop import run
+
+    _measured(call, run, **arguments)
+
+
+@bench.command("forward")
+@click.option("--connections", type=click.IntRange(1, 10_000), default=64, show_default=True)
+@click.option(
+    "--depth", type=click.IntRange(1, 1024), default=1, show_default=True,
+    help="Requests in flight on each connection.",
+)  # fmt: skip
+@click.option(
+    "--sessions", type=click.IntRange(1, 64), default=1, show_default=True,
+    help="Connections to the remote platform.",
+)  # fmt: skip
+@_common(10.0, 90.0)
+@click.pass_obj
+def bench_forward(call: Call, /, **arguments: Any) -> None:
+    """cash_outs that a red passes on to a remote platform, durable before each step."""
+    from bench.load.forward import run
+
+    _measured(call, run, **arguments)
+
+
+@bench.command("idle")
+@click.option(
+    "--idle", type=click.IntRange(1, 10_000), default=10_000, show_default=True,
+    help="Terminals that are signed on and silent.",
+)  # fmt: skip
+@click.option("--connections", type=click.IntRange(1, 1000), default=64, show_default=True)
+@click.option("--depth", type=click.IntRange(1, 1024), default=1, show_default=True)
+@_common(5.0, 30.0)
+@click.pass_obj
+def bench_idle(call: Call, /, **arguments: Any) -> None:
+    """What idle connections cost: memory each, and time for the others."""
+    from bench.load.idle import run
+
+    _measured(call, run, **arguments)
+
+
+@bench.command("history")
+@click.option(
+    "--operations", type=click.IntRange(0, 50_000_000), multiple=True,
+    default=(0, 10_000, 100_000, 1_000_000), show_default=True,
+    help="Past operations at a measurement; may be given several times.",
+)  # fmt: skip
+@click.option(
+    "--records", type=click.IntRange(0), default=0, show_default=True,
+    help="Recover from at least so many records of journal.",
+)  # fmt: skip
+@click.option("--connections", type=click.IntRange(1, 1000), default=64, show_default=True)
+@_common(3.0, 30.0)
+@click.pass_obj
+def bench_history(call: Call, /, **arguments: Any) -> None:
+    """What past operations cost, and recovery after a kill."""
+    from bench.load.history import run
+
+    _measured(call, run, **arguments)
+
+
+@bench.command("snapshots")
+@click.option(
+    "--rate", "rate_per_s", type=click.FloatRange(0.1, 500_000), default=5000.0, show_default=True,
+    help="Requests due a second, over all connections.",
+)  # fmt: skip
+@click.option("--connections", type=click.IntRange(1, 10_000), default=64, show_default=True)
+@click.option(
+    "--cards", type=click.IntRange(1), default=200_000, show_default=True,
+    help="Cards in the state, at least.",
+)  # fmt: skip
+@_common(20.0, 60.0)
+@click.pass_obj
+def bench_snapshots(call: Call, /, **arguments: Any) -> None:
+    """Latency at a given rate while snapshots are made, and without."""
+    from bench.load.snapshots import run
+
+    _measured(call, run, **arguments)
 
 
 @bench.command("link")
@@ -57,32 +177,11 @@ def bench_cash_out(
     help="Requests unanswered at any moment, over all connections.",
 )  # fmt: skip
 @click.option("--connections", type=click.IntRange(1, 64), default=1, show_default=True)
-@click.option("--seconds", type=click.FloatRange(0.1, 90), default=10.0, show_default=True)
 @click.option("--holds", type=click.IntRange(1), help="At most; else 60000 a second.")
-@click.option("--verify", "check_macs", is_flag=True, help="Check the MAC of every answer.")
-@click.option("--pin", is_flag=True, help="Node on the first CPU, client on the last.")
-@click.option(
-    "--directory", type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Where the data directory is made; its disk is the one measured.",
-)  # fmt: skip
+@_common(10.0, 90.0)
 @click.pass_obj
-def bench_link(
-    call: Call, in_flight: int, connections: int, seconds: float, holds: int | None,
-    check_macs: bool, pin: bool, directory: Path | None,
-) -> None:  # fmt: skip
-    """Holds a second over one ISO 8583 link, each decided by ceibo and durable, MAC on.
-
-    Progress goes to stderr; with --json the result is the last line on stdout.
-    """
+def bench_link(call: Call, /, **arguments: Any) -> None:
+    """Holds a second over one ISO 8583 link, each decided by ceibo and durable, MAC on."""
     from bench.load.link import run
-    from bench.load.server import BenchError
 
-    result: dict[str, Any]
-    try:
-        result = run(
-            in_flight, seconds, connections=connections, holds=holds, verify=check_macs, pin=pin,
-            directory=directory, say=lambda text: click.echo(text, err=True),
-        )  # fmt: skip
-    except BenchError as error:
-        raise CliError(str(error)) from None
-    call.answer(result, lambda: print_fields(result))
+    _measured(call, run, **arguments)

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import AsyncIterator
+from typing import get_args
 
 import click
 import msgspec
@@ -11,11 +12,11 @@ import trio
 
 from switch.app import App, Ready
 from switch.cli.base import Call, Command
-from switch.config import LISTENERS, Config, parse_address
+from switch.config import LISTENERS, Config, Role, parse_address
 from switch.ops import logs
-from switch.ops.keys import MasterKey, forbid_core_dumps
+from switch.ops.keys import MasterKey
 
-ROLES = ("red", "sicoop", "ceibo")
+ROLES = get_args(Role)
 
 log = structlog.get_logger("troncal")
 
@@ -61,7 +62,6 @@ def serve(call: Call, roles: list[str], listeners: dict[str, str]) -> None:
     if roles:
         options["node.roles"] = ",".join(roles)
     config = call.config(options)
-    forbid_core_dumps()
     logs.configure(config.node.log_level)
     trio.run(run, config)
 

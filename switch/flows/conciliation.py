@@ -20,7 +20,7 @@ from switch.config import Config
 from switch.flows import norms, persons
 from switch.flows import operations as ops
 from switch.flows.operations import Case, FileRecord, SicoopOperation
-from switch.flows.registry import Network, Registry, account_id
+from switch.flows.registry import Network, Registry, Terminal, account_id
 from switch.flows.sicoop import Sicoop
 from switch.flows.states import (
     CAPTURADA,
@@ -442,12 +442,38 @@ class Conciliation:
         self._records.put(ops.META, WATCHED, b"%d" % today.number)
         if found is None:
             return  # a new node has no yesterday
-        due = self._calendar.business_of(today.number - 1).compact
+        due, here = self._calendar.business_of(today.number - 1), self._played_here()
         for network in self._registry.all(Network):
             assert isinstance(network, Network)
-            file = self.file(network.number, due)
-            if (file is None or file.state != "done") and self._has_worked(network):
-                step.alarm("file_late", f"{network.number}:{due}", f"not here at {deadline}")
+            file = self.file(network.number, due.compact)
+            if file is not None and file.state == "done":
+                continue
+            if self._is_expected(network, due.number, near=network.number in here):
+                subject = f"{network.number}:{due.compact}"
+                step.alarm("file_late", subject, f"not here at {deadline}")
+
+    def _is_expected(self, network: Network, day: int, *, near: bool) -> bool:
+        """Whether the file of a date is waited for (C06). `near`: its red is this process.
+
+        Then its register has said all that its file could, but for operations that the network has
+        asked for by other ways and that are still open.
+        """
+        if self._config.conciliation.late_alarm == "never" or not self._has_worked(network):
+            return False
+        if self._config.conciliation.late_alarm == "always" or not near:
+            return True
+        return any(
+            o.network == network.number and o.state == RESPONDIDA and not o.owed
+            and self.file_day(o.day, o.received_ns) <= day
+            for o in self._sicoop.unfinished()
+        )  # fmt: skip
+
+    def _played_here(self) -> frozenset[str]:
+        """Networks whose red is this process: their terminals sign on here."""
+        if "red" not in self._config.node.roles:
+            return frozenset()
+        terminals = self._registry.all(Terminal)
+        return frozenset(t.network for t in terminals if isinstance(t, Terminal) and t.keys)
 
     def _has_worked(self, network: Network) -> bool:
         name = f"sicoop:{network.currency}:net:{network.number}"

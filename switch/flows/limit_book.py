@@ -112,9 +112,12 @@ class LimitBook:
         """False while no rule or declaration counts anything but cards for this kind."""
         return kind in self._counted_kinds
 
-    def usage(self, counter: bytes, scope: str, kind: str, window: str, day: int) -> int:
-        """Sum of a window so far, for thresholds; `counter` is a meter or a network's account."""
-        return self._ledger.usage(counter, _side(scope, kind), window, day)[0]
+    def usage(
+        self, counter: bytes, scope: str, kind: str, window: str, day: int
+    ) -> tuple[int, int]:
+        """Sum and count of a window so far, for thresholds; `counter` is a meter or a network's
+        account."""
+        return self._ledger.usage(counter, _side(scope, kind), window, day)
 
     def account(self, name: str, currency: str, book: int, code: int, now_ns: int) -> bytes:
         """Id of a book-keeping account, made on first use."""

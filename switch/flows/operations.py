@@ -317,6 +317,10 @@ class Table(Generic[T]):
             if operation is not None and self._is_open(operation):
                 yield operation
 
+    def changed(self) -> Iterator[T]:
+        """What this step has changed so far."""
+        return (operation for operation, _ in self._dirty.values())
+
     def flush(self) -> None:
         if not self._dirty:
             return

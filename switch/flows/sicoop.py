@@ -40,6 +40,7 @@ from switch.config import Config
 from switch.flows import norms
 from switch.flows import operations as ops
 from switch.flows.deadlines import is_stuck, may_be_annulled, retry_after_s
+from switch.flows.cash_watch import CashWatch
 from switch.flows.fingerprint import Fingerprint
 from switch.flows.limit_book import LimitBook, ledger_number, meter_id
 from switch.flows.network import normalised
@@ -177,13 +178,13 @@ class Sicoop:
         self._issuer = issuer
         self._batch = Batch()
         self._table = ops.Table(records, ops.SICOOP_OPERATIONS, ops.decode_sicoop, _is_open)
-        self.flush = self._table.flush
         self._nets: dict[str, bytes] = {}
         self._waiting: dict[str, list[tuple[Origin | None, int]]] = {}
         self._near: Near | None = None
         self._networks: Networks | None = None
         self._askers: dict[str, tuple[Origin | None, int, str]] = {}  # of a `holder`, by our key
         self._asked = 0
+        self._watch = CashWatch(config.watch)
         self._alarmed: dict[str, int] = {}  # network -> highest percentage already told
 
     def ask(
@@ -209,6 +210,22 @@ class Sicoop:
         except FieldError as bad:
             reference = getattr(message, "reference", UNSET)
             return NetworkAnswer(message.id, "30", reference, "FORMATO", field=bad.field)
+
+    def flush(self) -> None:
+        """Write what this step has changed. The way from a number to its operation lasts as long
+        as that is open: an issuer that asks about an old hold is told its state, not that nobody
+        knows of it (K08)."""
+        for operation in self._table.changed():
+            if not operation.held:
+                continue
+            key, is_open = operation.operation.encode(), _is_open(operation)
+            meta = self._records.meta(ops.SICOOP_BY_OPERATION, key)
+            if meta is not None and meta[0] != is_open:
+                self._records.put(
+                    ops.SICOOP_BY_OPERATION, key, operation.reference.encode(), open=is_open,
+                    stamp=meta[1],
+                )  # fmt: skip
+        self._table.flush()
 
     def _handle(
         self, step: Step, network: str, message: _About, origin: Origin | None
@@ -237,6 +254,7 @@ class Sicoop:
     def reconfigure(self, config: Config) -> None:
         """Go on with another configuration; what is decided already stays as it is."""
         self._config = config
+        self._watch.reconfigure(config.watch)
 
     def attach(
         self,
@@ -418,7 +436,10 @@ class Sicoop:
         return not cashier.disabled
 
     def _declaration_missing(self, step: Step, operation: SicoopOperation, m: Hold) -> bool:
-        """Cash over a threshold needs its origin declared, sum over the window included (D19)."""
+        """Cash over a threshold needs its origin declared, sum over the window included (D19).
+
+        Sums that stay just below it are told, or have to be declared as well (D20).
+        """
         if isinstance(m.declaration, dict) and m.declaration.get("origin"):
             return False
         counters = {
@@ -431,10 +452,23 @@ class Sicoop:
             counter = counters.get(rule.scope)
             if rule.kind != m.kind or counter is None:
                 continue
-            so_far = self._limits.usage(counter, rule.scope, m.kind, rule.window, operation.day)
+            so_far, count = self._limits.usage(
+                counter, rule.scope, m.kind, rule.window, operation.day
+            )
             if so_far + m.amount >= rule.threshold:
                 return True
+            if self._watch.is_structured(so_far, count, m.amount, rule.threshold):
+                step.alarm("structuring", operation.reference, f"{count + 1} in a {rule.window}")
+                if self._watch.must_declare:
+                    return True
         return False
+
+    def _watch_loops(self, step: Step, operation: SicoopOperation, m: Hold) -> None:
+        """The same money in and out at one branch within minutes (D22)."""
+        reference = self._watch.opposite(m, operation.network, step.now_ns)
+        other = self._load(reference) if reference else None
+        if other is not None and other.state in (RESPONDIDA, *_SETTLED):
+            step.alarm("cash_loop", operation.reference, f"after {reference}")
 
     def _forward(
         self, step: Step, operation: SicoopOperation, m: Hold, origin: Origin | None
@@ -449,6 +483,7 @@ class Sicoop:
                 step, operation, m.id, _BY_RESULT.get(Result(result), "NO_APROBADA")
             )
         operation.held = True
+        self._watch_loops(step, operation, m)
         self._move(operation, "sent", step)
         self._records.put(
             ops.SICOOP_BY_OPERATION, operation.operation.encode(), m.reference.encode(),

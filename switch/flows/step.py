@@ -33,6 +33,18 @@ class Send(Struct, frozen=True, gc=False):
     message: object
 
 
+class Call(Struct, frozen=True, gc=False):
+    """Something the service of a product does outside, once the step is durable.
+
+    `kind` and `key` only name it: what is said stands in the durable records. A call may get lost
+    with the process; what the product's rules allow to be repeated, its `adopt` repeats.
+    """
+
+    product: str
+    kind: str
+    key: str
+
+
 class Arm(Struct, frozen=True, gc=False):
     """Call `on_deadline(kind, key)` of `role` at `at_ns` of the monotonic clock."""
 
@@ -78,7 +90,15 @@ class AppNotice(Struct, frozen=True, gc=False):
     branch: str = ""
 
 
-Effect = Reply | Send | Arm | Disarm | Audit | Alarm | AppNotice
+Effect = Reply | Send | Call | Arm | Disarm | Audit | Alarm | AppNotice
+
+
+class Refusal(Exception):
+    """Base of what a flow refuses to one who waits for it (`Node.perform`).
+
+    Raised before anything of the step was changed: the step ends, and the refusal is told like any
+    other answer. Its text names no secret.
+    """
 
 
 class Step:
@@ -107,6 +127,9 @@ class Step:
 
     def send(self, to: Origin, message: object) -> None:
         self.effects.append(Send(to, message))
+
+    def call(self, product: str, kind: str, key: str) -> None:
+        self.effects.append(Call(product, kind, key))
 
     def arm(self, role: str, kind: str, key: str, after_s: float) -> None:
         self.effects.append(Arm(role, kind, key, self.mono_ns + int(after_s * 1_000_000_000)))

@@ -174,6 +174,7 @@ class StraightThrough:
             and not config.fees.cash_out
             and not config.commissions.cash_out
             and not self._limits.counts("cash_out")
+            and not config.watch.loop_minutes
         )
         tiers = {tier: rule for (kind, tier), rule in limits.tiers.items() if kind == "cash_out"}
         self.core.issuer.set_rules(

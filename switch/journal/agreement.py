@@ -2,12 +2,14 @@
 
 Each directory is sound by itself (`verify`); here every operation is followed through all three:
 what red registered is captured at sicoop and at ceibo, what it refused is not, nobody owes anybody
-a message, no hold is open, and sums and positions agree. Nothing is written; the directories may be
-those of running nodes, but what is on its way between them then looks unfinished.
+a message, no hold is open, and sums and positions agree. Operations with an open case, or with one
+that two persons have closed, are told apart: their end is what people decide. Nothing is written;
+the directories may be those of running nodes, but what is on its way between them then looks
+unfinished.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -22,6 +24,7 @@ from switch.flows.states import (
     CAPTURADA,
     CONCILIADA,
     CONFIRMADA,
+    CONFLICTO,
     ENTREGADA,
     INICIADA,
     LIBERADA,
@@ -47,9 +50,11 @@ class Agreement(msgspec.Struct):
     Fields:
         problems: where they differ, at most PROBLEMS_MAX; `problem_count` says how many.
         operations: red's register by state. unfinished: debts and undecided operations, by role.
-        amounts: registered at red, captured at sicoop and at ceibo, by role and kind; annulled
-            ones left out. holds_open: at ceibo.
-        position: P of all networks at sicoop; what it must be by red's register comes second.
+        amounts: registered at red, captured at sicoop and at the issuers (ceibo and others), by
+            role and kind; annulled ones left out. holds_open: at ceibo.
+        disputed: operations in a case; they stand in none of the other figures but `operations`.
+        position: P of all networks at sicoop; what it must be comes second: by red's register, by
+            what sicoop has posted of disputed ones, by adjustments and settlements.
         money_check: Σ debits − Σ credits over the books, by role; all 0.
     """
 
@@ -59,6 +64,7 @@ class Agreement(msgspec.Struct):
     unfinished: dict[str, int] = msgspec.field(default_factory=dict)
     amounts: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
     holds_open: int = 0
+    disputed: int = 0
     position: tuple[int, int] = (0, 0)
     money_check: dict[str, int] = msgspec.field(default_factory=dict)
 
@@ -77,18 +83,20 @@ class Agreement(msgspec.Struct):
             self.problems.append(text)
 
 
-def agreement(red: Config, sicoop: Config, ceibo: Config) -> Agreement:
-    """Read the three directories as they are on disk now, and compare them.
+def agreement(red: Config, sicoop: Config, ceibo: Config, *issuers: Config) -> Agreement:
+    """Read the directories as they are on disk now, and compare them.
+
+    `issuers`: others that sicoop sends operations to beside `ceibo`; a hold is at one of them.
 
     Raises:
         Corruption, SnapshotError, StateError: one of them is damaged.
     """
-    return compare(_state(red), _state(sicoop), _state(ceibo))
+    return compare(_state(red), _state(sicoop), _state(ceibo), *map(_state, issuers))
 
 
-def compare(red: State, sicoop: State, ceibo: State) -> Agreement:
+def compare(red: State, sicoop: State, ceibo: State, *issuers: State) -> Agreement:
     """The same of states in memory; one that plays several roles is given for each of them."""
-    return _Comparison(red, sicoop, ceibo).made()
+    return _Comparison(red, sicoop, ceibo, issuers).made()
 
 
 def _state(config: Config) -> State:
@@ -98,17 +106,43 @@ def _state(config: Config) -> State:
 
 
 class _Comparison:
-    def __init__(self, red: State, sicoop: State, ceibo: State) -> None:
+    def __init__(
+        self, red: State, sicoop: State, ceibo: State, issuers: Sequence[State] = ()
+    ) -> None:
+        self._found = Agreement()
         self._states = {"red": red, "sicoop": sicoop, "ceibo": ceibo}
+        self._states |= {f"issuer {n}": state for n, state in enumerate(issuers, 2)}
         self._red = {r.reference: r for r in _all(red, ops.RED_OPERATIONS, ops.decode_red)}
         self._sicoop = {
             s.reference: s for s in _all(sicoop, ops.SICOOP_OPERATIONS, ops.decode_sicoop)
         }
-        self._ceibo = {
-            c.network + c.operation: c for c in _all(ceibo, ops.CEIBO_HOLDS, ops.decode_ceibo)
-        }
-        self._found = Agreement()
+        self._disputed = self._cases(sicoop) | self._cases(ceibo)
+        self._ceibo: dict[str, CeiboHold] = {}
+        for issuer in (ceibo, *issuers):
+            self._add_holds(issuer)
         self._unfinished: Counter[str] = Counter({"red": 0, "sicoop": 0, "ceibo": 0})
+
+    def _cases(self, state: State) -> frozenset[str]:
+        """References, and names of holds, that people decide or have decided about."""
+        found = set()
+        for case in _all(state, ops.CASES, ops.decode_case):
+            if case.state == "open" or case.author:
+                found.add(case.reference)
+                known = self._sicoop.get(case.reference)
+                if known is not None and known.operation:
+                    found.add(known.network + known.operation)
+        return frozenset(found)
+
+    def _add_holds(self, issuer: State) -> None:
+        """Numbers are sicoop's, so that two issuers have none in common but where one was asked in
+        vain: there a tombstone may stand beside the hold."""
+        for hold in _all(issuer, ops.CEIBO_HOLDS, ops.decode_ceibo):
+            key = hold.network + hold.operation
+            other = self._ceibo.get(key)
+            if other is None or other.state in _NOT_HELD:
+                self._ceibo[key] = hold
+            elif hold.state not in _NOT_HELD:
+                self._found.problem(f"{key}: held at two issuers")
 
     def made(self) -> Agreement:
         found = self._found
@@ -118,15 +152,17 @@ class _Comparison:
                 self._late("red", red.reference, red.owed or red.state)
             if red.kind != "annul":
                 states[red.state] += 1
-                self._follow(red)
+                if red.reference not in self._disputed:
+                    self._follow(red)
         for sicoop in self._sicoop.values():
             self._look_at(sicoop)
         for key, ceibo in self._ceibo.items():
-            if ceibo.state == ACTIVA:
+            if ceibo.state == ACTIVA and key not in self._disputed:
                 found.holds_open += 1
                 found.problem(f"ceibo {key}: the hold is open")
         found.operations = dict(sorted(states.items()))
         found.unfinished = dict(self._unfinished)
+        found.disputed = sum(s in self._disputed for s in {*self._red, *self._sicoop})
         self._sums()
         return found
 
@@ -159,8 +195,11 @@ class _Comparison:
                 self._found.problem(f"{red.reference}: red {red.amount}, {role} {other.amount}")
 
     def _look_at(self, sicoop: SicoopOperation) -> None:
-        if sicoop.owed or sicoop.state in _UNDECIDED:
+        disputed = sicoop.reference in self._disputed
+        if sicoop.owed or (sicoop.state in _UNDECIDED and not disputed):
             self._late("sicoop", sicoop.reference, sicoop.owed or sicoop.state)
+        if disputed:
+            return
         if sicoop.reference not in self._red and sicoop.state not in _NOT_POSTED:
             self._found.problem(f"{sicoop.reference}: sicoop {sicoop.state}, unknown at red")
 
@@ -170,15 +209,16 @@ class _Comparison:
         return self._ceibo.get(sicoop.network + sicoop.operation)
 
     def _sums(self) -> None:
-        amounts = {role: {"cash_out": 0, "deposit": 0} for role in self._states}
+        roles = ("red", "sicoop", "ceibo")
+        amounts = {role: {"cash_out": 0, "deposit": 0} for role in roles}
         for red in self._red.values():
-            if red.state in _PAID and red.kind != "annul":
+            if red.state in _PAID and self._counts(red):
                 amounts["red"][red.kind] += red.amount
         for sicoop in self._sicoop.values():
-            if sicoop.state in _POSTED:
+            if sicoop.state in _POSTED and sicoop.reference not in self._disputed:
                 amounts["sicoop"][sicoop.kind] += sicoop.amount
-        for ceibo in self._ceibo.values():
-            if ceibo.state == CAPTURADA and not ceibo.compensated:
+        for key, ceibo in self._ceibo.items():
+            if ceibo.state == CAPTURADA and not ceibo.compensated and key not in self._disputed:
                 amounts["ceibo"][ceibo.kind] += ceibo.amount
         self._found.amounts = amounts
         if not amounts["red"] == amounts["sicoop"] == amounts["ceibo"]:
@@ -205,10 +245,34 @@ class _Comparison:
     def _expected_position(self) -> int:
         total = 0
         for red in self._red.values():
-            if red.state in _PAID and red.kind != "annul":
-                sign = 1 if red.kind == "deposit" else -1
-                total += sign * red.amount - red.commission
+            if red.state in _PAID and self._counts(red):
+                total += _owed_by(red)
+        for sicoop in self._sicoop.values():
+            if sicoop.reference in self._disputed and _is_posted(sicoop):
+                total += _owed_by(sicoop)
+        platform = self._states["sicoop"]
+        for made in _all(platform, ops.ADJUSTMENTS, ops.decode_adjustment):
+            if made.account.startswith("net:"):
+                total += made.amount if made.direction == "debit" else -made.amount
+        for window in _all(platform, ops.WINDOWS, ops.decode_window):
+            settled = (p for p in window.positions if p.settled_ns and p.name.startswith("net:"))
+            total -= sum(p.amount for p in settled)
         return total
+
+    def _counts(self, red: RedOperation) -> bool:
+        return red.kind != "annul" and red.reference not in self._disputed
+
+
+def _owed_by(o: RedOperation | SicoopOperation) -> int:
+    """What its network owes by a posted operation."""
+    return (o.amount if o.kind == "deposit" else -o.amount) - o.commission
+
+
+def _is_posted(sicoop: SicoopOperation) -> bool:
+    """In sicoop's book; of one in conflict its history tells."""
+    states = [state for state, _ in sicoop.history if state != CONFLICTO] or [""]
+    state = states[-1] if sicoop.state == CONFLICTO else sicoop.state
+    return state in (*_POSTED, CONFIRMADA)
 
 
 def _all(state: State, space: int, decode: Callable[[bytes], T]) -> Iterator[T]:

@@ -24,8 +24,9 @@ from switch.config import Config
 from switch.flows import norms
 from switch.flows import operations as ops
 from switch.flows.operations import CeiboHold, FileRecord, RedOperation, SicoopOperation, Window
-from switch.flows.states import ACTIVA, CAPTURADA, LIBERADA
+from switch.flows.states import ACTIVA, CAPTURADA, ERROR, LIBERADA, REVERSADA
 from switch.flows.step import ALARM_RECORD, AUDIT_RECORD, NOTICE_RECORD
+from switch.journal.projections import projections
 from switch.journal.records import AlarmRecord, NoticeRecord, parse_put
 from switch.ops.audit import decode as decode_audit
 from switch.ops.keys import MasterKey, UnsealError
@@ -33,7 +34,7 @@ from switch.ops.rotation import retained
 from switch.reports.daily_file import document_hash, network_key
 
 FILE_NAME = "read.sqlite"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 BATCH_RECORDS = 20_000
 POLL_S = 0.1
 RECORD_PUT = 64
@@ -48,22 +49,24 @@ CREATE TABLE IF NOT EXISTS register (
     cashier TEXT, trace INTEGER, amount INTEGER, currency TEXT, document TEXT, state TEXT,
     code TEXT, key TEXT, authorization TEXT, business_date TEXT, fee INTEGER, commission INTEGER,
     received_ns INTEGER, owed TEXT, original TEXT, supervisor TEXT, history BLOB,
-    registered_ns INTEGER, document_hash TEXT)
+    registered_ns INTEGER, document_hash TEXT, undone_ns INTEGER)
     STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS register_by_time ON register (received_ns);
 CREATE INDEX IF NOT EXISTS register_by_terminal ON register (terminal, received_ns);
 CREATE INDEX IF NOT EXISTS register_by_operation ON register (operation);
 CREATE INDEX IF NOT EXISTS register_by_date ON register (network, business_date, reference);
+CREATE INDEX IF NOT EXISTS register_undone ON register (network, undone_ns) WHERE undone_ns > 0;
 CREATE INDEX IF NOT EXISTS register_owing ON register (received_ns) WHERE owed <> '';
 CREATE TABLE IF NOT EXISTS platform (
     reference TEXT PRIMARY KEY, operation TEXT, kind TEXT, network TEXT, terminal TEXT, branch TEXT,
     cashier TEXT, amount INTEGER, currency TEXT, state TEXT, code TEXT, key TEXT,
     authorization TEXT, business_date TEXT, fee INTEGER, commission INTEGER, received_ns INTEGER,
     owed TEXT, reason TEXT, attempts INTEGER, annulled INTEGER, limits_version TEXT, issuer TEXT,
-    history BLOB, alone INTEGER)
+    history BLOB, undone_ns INTEGER, alone INTEGER)
     STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS platform_by_operation ON platform (operation);
 CREATE INDEX IF NOT EXISTS platform_by_date ON platform (network, business_date, reference);
+CREATE INDEX IF NOT EXISTS platform_undone ON platform (network, undone_ns) WHERE undone_ns > 0;
 CREATE INDEX IF NOT EXISTS platform_alone ON platform (received_ns) WHERE alone = 1;
 CREATE INDEX IF NOT EXISTS platform_owing ON platform (received_ns) WHERE owed <> '';
 CREATE TABLE IF NOT EXISTS holds (
@@ -105,7 +108,7 @@ CREATE TABLE IF NOT EXISTS sealed (name TEXT PRIMARY KEY, value BLOB) STRICT;
 """
 
 _COLUMNS = {
-    "register": 25, "platform": 24, "holds": 22, "notices": 6, "audit": 9, "alarms": 5, "files": 11,
+    "register": 26, "platform": 25, "holds": 22, "notices": 6, "audit": 9, "alarms": 5, "files": 11,
     "cases": 18, "windows": 6, "adjustments": 12, "sealed": 2,
 }  # fmt: skip
 # The last column of these tells that the role before it is played by another process: only then do
@@ -131,17 +134,24 @@ class Projector:
         self._document_key = lru_cache(maxsize=1024)(self._make_document_key)
         self._journal = str(directory / "journal")
         self._db = sqlite3.connect(self.path, isolation_level=None)
+        self._projections = projections(config)
+        self._by_space = {space: p for p in self._projections for space in p.spaces}
+        self._columns = dict(_COLUMNS)
+        for projection in self._projections:
+            self._columns |= projection.columns
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._drop_if_older()
         self._db.executescript(_SCHEMA)
+        for projection in self._projections:
+            self._db.executescript(projection.schema)
         self._retain(self._db.execute("SELECT value FROM sealed").fetchone())
         position = self._position()
         if position is None and master is not None:
             self._look_ahead()
         self._begun_at = position  # as the tables say; who finds another one there is not alone
         self._reader = Reader(self._journal, position=position)
-        self._rows: dict[str, dict[Any, tuple[Any, ...]]] = {name: {} for name in _COLUMNS}
+        self._rows: dict[str, dict[Any, tuple[Any, ...]]] = {name: {} for name in self._columns}
         self._handlers: dict[int, Callable[[int, bytes], None]] = {
             RECORD_PUT: self._put,
             AUDIT_RECORD: self._audit,
@@ -190,7 +200,7 @@ class Projector:
         for table, rows in self._rows.items():
             if rows:
                 verb = "INSERT OR IGNORE" if table in _KEEP_FIRST else "INSERT OR REPLACE"
-                values = [f"?{place}" for place in range(1, _COLUMNS[table] + 1)]
+                values = [f"?{place}" for place in range(1, self._columns[table] + 1)]
                 values += [_ALONE[table]] if table in _ALONE else []
                 sql = f"{verb} INTO {table} VALUES ({', '.join(values)})"
                 self._db.executemany(sql, rows.values())
@@ -219,7 +229,7 @@ class Projector:
         except sqlite3.OperationalError:
             return  # none yet
         if row is not None and row[0] != SCHEMA_VERSION:
-            for table in (*_COLUMNS, "progress"):
+            for table in (*self._columns, "progress"):
                 self._db.execute(f"DROP TABLE IF EXISTS {table}")
 
     def _position(self) -> Position | None:
@@ -251,6 +261,9 @@ class Projector:
         elif space == ops.META and key == _CONCILIATION_KEY:
             self._rows["sealed"][key] = ("conciliation", value)
             self._retain((value,))
+        elif space in self._by_space:
+            for table, name, row in self._by_space[space].rows(space, key, value):
+                self._rows[table][name] = row
 
     def _retain(self, row: tuple[bytes] | None) -> None:
         """The conciliation key outlives a rotation of the master key."""
@@ -331,7 +344,7 @@ def _register_row(o: RedOperation, hashed: str) -> tuple[Any, ...]:
         o.reference, o.operation, o.kind, o.network, o.terminal, o.branch, o.cashier, o.trace,
         o.amount, o.currency, document, o.state, o.code, o.key, o.authorization, o.business_date,
         o.fee, o.commission, o.received_ns, o.owed, o.original, o.supervisor, ops.encode(o.history),
-        o.registered_ns, hashed,
+        o.registered_ns, hashed, _undone_ns(o.history, ERROR),
     )  # fmt: skip
 
 
@@ -353,8 +366,13 @@ def _platform_row(o: SicoopOperation) -> tuple[Any, ...]:
         o.reference, o.operation, o.kind, o.network, o.terminal, o.branch, o.cashier, o.amount,
         o.currency, o.state, o.code, o.key, o.authorization, o.business_date, o.fee, o.commission,
         o.received_ns, o.owed, o.reason, o.attempts, o.annulled, o.limits_version, o.issuer,
-        ops.encode(o.history),
+        ops.encode(o.history), _undone_ns(o.history, REVERSADA),
     )  # fmt: skip
+
+
+def _undone_ns(history: list[tuple[str, int]], state: str) -> int:
+    """When an operation came to the state in which it is undone; 0: it is not."""
+    return history[-1][1] if history and history[-1][0] == state else 0
 
 
 def _name(hold: CeiboHold) -> str:

@@ -17,9 +17,6 @@ import trio
 from core_ext._lanes import Lane
 from switch.node import Node, Step
 
-PASS_MAX = 1024  # sockets served in one pass; the rest is still readable in the next
-READ_BYTES_MAX = 16_384
-
 
 class Source(Protocol):
     """A connection that is read: of a session, or of a link.

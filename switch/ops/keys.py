@@ -8,6 +8,8 @@
         ticket        MAC of the control on tickets
         vale          MAC under which vouchers are stored
         conciliation  MAC of documents in the daily file
+        product-keys  seals private keys of the key store
+        certification signs reports of the certification pack (seed of an Ed25519 key)
         check         the check value that tells one master key from another
 
 A sealed secret is nonce(12) ‖ ciphertext ‖ tag(16), AES-256-GCM under the sub-key of its purpose,
@@ -22,7 +24,6 @@ import base64
 import binascii
 import hashlib
 import os
-import resource
 import secrets
 import stat
 from collections.abc import Mapping
@@ -44,7 +45,10 @@ FILE_BYTES_MAX: Final = 256
 ENVIRONMENT: Final = "TRONCAL_MASTER_KEY"
 OCRA_SUITE: Final = "OCRA-1:HOTP-SHA256-8:QN10-T1M"
 
-Purpose = Literal["peer-keys", "card-seeds", "fingerprint", "ticket", "vale", "conciliation"]
+Purpose = Literal[
+    "peer-keys", "card-seeds", "fingerprint", "ticket", "vale", "conciliation", "product-keys",
+    "certification",
+]  # fmt: skip
 PURPOSES: Final[tuple[Purpose, ...]] = (
     "peer-keys",
     "card-seeds",
@@ -52,6 +56,8 @@ PURPOSES: Final[tuple[Purpose, ...]] = (
     "ticket",
     "vale",
     "conciliation",
+    "product-keys",
+    "certification",
 )
 
 
@@ -286,11 +292,6 @@ def otpauth_uri(
     # A colon in a part would end the issuer early, so it is escaped; quote_via: blanks as %20.
     label = f"{quote(issuer, safe='')}:{quote(account, safe='')}"
     return f"otpauth://{mode}/{label}?{urlencode(parameters, quote_via=quote)}"
-
-
-def forbid_core_dumps() -> None:
-    """Forbid core files of this process and its children: a core holds every key."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _from_hex(text: str, source: str) -> bytes:

@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 from prometheus_client.core import (
@@ -106,16 +106,17 @@ class Metrics:
         self,
         name: str,
         help_text: str,
-        read: Callable[[], Mapping[str, LatencyHistogram]],
-        label: str,
+        read: Callable[[], Mapping[str, LatencyHistogram] | Mapping[tuple[str, ...], Any]],
+        *labels: str,
     ) -> None:
-        """Several of one kind, by the value of their label."""
+        """Several of one kind, by the value of their label; by a tuple where there are more."""
         whole = f"{name}_seconds"
 
         def collect() -> Metric:
-            family = HistogramMetricFamily(PREFIX + whole, help_text, labels=[label])
-            for value, histogram in list(read().items())[:SERIES_MAX]:
-                family.add_metric([value], _folded(histogram), histogram.sum / 1e9)
+            family = HistogramMetricFamily(PREFIX + whole, help_text, labels=labels)
+            for values, histogram in list(read().items())[:SERIES_MAX]:
+                known = [values] if isinstance(values, str) else list(values)
+                family.add_metric(known, _folded(histogram), histogram.sum / 1e9)
             return family
 
         self._add(whole, collect)

@@ -3,7 +3,7 @@
     1  the new key has a file of its own, durable
     2  its check value is noted in the data: from here on no node starts on them
     3  peer keys, keys of hosts and seeds are sealed under it, in groups of the journal
-    4  its check value becomes that of the data, and the note goes
+    4  its check value becomes that of the data, and the note goes; then the key store's files follow
     5  its file takes the place of the old one, which is kept under another name
 
 Cut short anywhere, the same command goes on: a blob is opened under the old key or, where that was
@@ -17,11 +17,13 @@ from pathlib import Path
 
 from core_ext._mac import SeedVault
 from switch.config import Config
+from switch.flows import cip_records
 from switch.flows import operations as ops
 from switch.flows.registry import Card, Cashier, Host, Network, PeerKeyRecord, Registry, Terminal
 from switch.flows.shifts import staff_aad
 from switch.journal.store import StateError, Store
 from switch.ops.host_keys import key_sets
+from switch.ops.key_store import KeyStore
 from switch.ops.keys import ENVIRONMENT, RETAINED, MasterKey, MasterKeyError, Purpose, UnsealError
 
 CHECK = b"master_key"  # in the record store: check value of the key that the data are sealed under
@@ -71,6 +73,8 @@ def rotate(config: Config, told: Callable[[int], None] = lambda count: None) -> 
                 f"the data are sealed under the master key {known}, which is neither the present "
                 f"one ({old.check_value}) nor the new one ({new.check_value})"
             )
+        # Last: until the key's file is in its place no node starts, and a repeat comes here again.
+        KeyStore(config.data / "keys", old).reseal(new)
     finally:
         store.close()
     kept = "" if ENVIRONMENT in os.environ else str(_take_place(path, new_path, old))
@@ -123,6 +127,9 @@ class _Rotation:
             if count % COMMIT_EVERY == 0:
                 self._store.commit()
                 told(COMMIT_EVERY)
+        for key, sealed in list(self._records.items(cip_records.SECRETS)):
+            again = self._resealed(sealed, "product-keys", key.decode())
+            self._records.put(cip_records.SECRETS, key, again)
         for purpose in RETAINED:
             self._retain(purpose)
         self._records.put(ops.META, CHECK, self._new.check_value.encode())

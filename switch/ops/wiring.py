@@ -1,6 +1,6 @@
 """What a node shows to its monitoring, by name."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from switch.flows import operations as ops
 from switch.flows.registry import Network
@@ -9,7 +9,9 @@ from switch.net.driver import Driver
 from switch.net.hosts import HostListener
 from switch.node import Node
 from switch.ops.metrics import Metrics
+from switch.products import Product
 from switch.remotes import Remotes
+from switch.web.edge import HttpCounts
 
 
 def add_node_metrics(metrics: Metrics, node: Node, drivers: Mapping[str, Driver]) -> None:
@@ -166,3 +168,28 @@ def position_ratios(node: Node) -> dict[tuple[str, ...], float]:
             used = balance.debits_posted - balance.credits_posted + balance.debits_pending
             ratios[(network.number,)] = used / network.net_debit_cap
     return ratios
+
+
+def add_mount_metrics(metrics: Metrics, counts: HttpCounts, products: Sequence[Product]) -> None:
+    """Add the public HTTP listener, and each product's part of it."""
+    mounts = [mount for product in products for mount in product.mounts]
+    if not mounts:
+        return
+    metrics.add_gauge("http_connections", "Open HTTP connections.", lambda: counts.connections)
+    metrics.add_counter(
+        "http_events", "What the HTTP listener has seen.",
+        lambda: {
+            (what,): getattr(counts, what)
+            for what in ("accepted", "refused", "requests", "too_large", "timeouts", "failures")
+        },
+        ("event",),
+    )  # fmt: skip
+    metrics.add_counter(
+        "http_mount_events", "What each product's part of it has seen.",
+        lambda: {
+            (mount.name, what): getattr(mount.counts, what)
+            for mount in mounts
+            for what in ("requests", "refused", "too_large", "timeouts")
+        },
+        ("mount", "event"),
+    )  # fmt: skip

@@ -1,7 +1,8 @@
 """The daily file as each role has it, read from the read model in the order of references.
 
 red tells what it registered, sicoop what it captured or undid, ceibo what it decided about holds.
-What is not decided yet has no line: a line is a word that the other side acts upon.
+What is not decided yet has no line: a line is a word that the other side acts upon. What was undone
+on a later date stands in the files of both, each time with the operation's own date (rule R14).
 """
 
 import re
@@ -31,18 +32,24 @@ _OTHER = re.compile(r"[^0-9A-Za-z]", re.ASCII)
 
 _OF_RED = """
 SELECT reference, kind, operation, document_hash, amount, state, authorization, registered_ns,
-    received_ns, branch, cashier, fee, commission
+    received_ns, branch, cashier, fee, commission, business_date
 FROM (
     SELECT * FROM register WHERE network = :network AND business_date = :date
     UNION ALL
     SELECT * FROM register INDEXED BY register_by_time WHERE network = :network
         AND business_date = '' AND received_ns >= :start AND received_ns < :end
+    UNION ALL
+    SELECT * FROM register WHERE network = :network
+        AND undone_ns > 0 AND undone_ns >= :start AND undone_ns < :end
+        AND business_date < :date AND (business_date <> '' OR received_ns < :start)
 ) WHERE kind <> 'annul' ORDER BY reference
 """
 _OF_SICOOP = """
 SELECT reference, kind, operation, amount, state, annulled, authorization, received_ns, branch,
-    cashier, fee, commission
-FROM platform WHERE network = :network AND business_date = :date ORDER BY reference
+    cashier, fee, commission, business_date
+FROM platform WHERE network = :network AND (business_date = :date
+    OR (undone_ns > 0 AND undone_ns >= :start AND undone_ns < :end AND business_date < :date))
+ORDER BY reference
 """
 _OF_CEIBO = """
 SELECT terminal, kind, operation, amount, state, compensated, authorization, created_ns, branch,
@@ -74,16 +81,16 @@ def details(
     }  # fmt: skip
     try:
         if role == "red":
-            yield from _of_red(db.execute(_OF_RED, values), day, calendar)
+            yield from _of_red(db.execute(_OF_RED, values), calendar)
         elif role == "sicoop":
-            yield from _of_sicoop(db.execute(_OF_SICOOP, values), day, calendar)
+            yield from _of_sicoop(db.execute(_OF_SICOOP, values), calendar)
         else:
             yield from _of_ceibo(db.execute(_OF_CEIBO, values), network, day, calendar)
     finally:
         db.close()
 
 
-def _of_red(rows: sqlite3.Cursor, day: Day, calendar: Calendar) -> Iterator[Detail]:
+def _of_red(rows: sqlite3.Cursor, calendar: Calendar) -> Iterator[Detail]:
     for r in rows:
         state = _RED.get(r["state"])
         if state is None:
@@ -93,19 +100,19 @@ def _of_red(rows: sqlite3.Cursor, day: Day, calendar: Calendar) -> Iterator[Deta
         at = calendar.local_time(r["registered_ns"] or r["received_ns"])
         yield Detail(
             r["reference"], _KINDS[r["kind"]], r["operation"], r["document_hash"], r["amount"],
-            state, _plain(r["authorization"]), day.compact, at, r["branch"],
+            state, _plain(r["authorization"]), _date(r, calendar), at, r["branch"],
             r["cashier"] or NO_CASHIER, r["fee"], r["commission"],
         )  # fmt: skip
 
 
-def _of_sicoop(rows: sqlite3.Cursor, day: Day, calendar: Calendar) -> Iterator[Detail]:
+def _of_sicoop(rows: sqlite3.Cursor, calendar: Calendar) -> Iterator[Detail]:
     for r in rows:
         state = "A" if r["annulled"] else _SICOOP.get(r["state"])
         if state is None:
             continue
         yield Detail(
             r["reference"], _KINDS[r["kind"]], r["operation"], NO_DOCUMENT, r["amount"], state,
-            _plain(r["authorization"]), day.compact, calendar.local_time(r["received_ns"]),
+            _plain(r["authorization"]), _date(r, calendar), calendar.local_time(r["received_ns"]),
             r["branch"], r["cashier"] or NO_CASHIER, r["fee"], r["commission"],
         )  # fmt: skip
 
@@ -124,6 +131,12 @@ def _of_ceibo(
             _plain(r["authorization"]), day.compact, calendar.local_time(r["created_ns"]),
             r["branch"] or "0" * 6, NO_CASHIER, r["fee"], r["commission"],
         )  # fmt: skip
+
+
+def _date(r: sqlite3.Row, calendar: Calendar) -> str:
+    """An operation's own business date, yyyymmdd; that of its receipt where it never got one."""
+    own: str = r["business_date"]
+    return own.replace("-", "") or calendar.business(r["received_ns"]).compact
 
 
 def _plain(authorization: str) -> str:

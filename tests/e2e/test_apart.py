@@ -1,30 +1,22 @@
 """terminal → red → sicoop → ceibo, each a process of its own, over real sockets.
 
 What one process does for all roles must hold over three: the same answers, the same instructions,
-and money that agrees to the last guaraní, whoever is killed whenever.
+and money that agrees to the last guaraní. Whoever is killed whenever: `tests.faults.torture`.
 """
 
 import json
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import pytest
 import trio
 
 from switch import admin
 from switch.journal.agreement import agreement
 from switch.journal.verify import verify
-from tests.faults.apart import BALANCE, Load, Relay, Three, Till, three, through, till
-
-SEED = int(os.environ.get("TRONCAL_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
-TERMINALS = 4
-CARDS = 12  # of each terminal
-ROUNDS = int(os.environ.get("TRONCAL_KILLS", "3")) // 3 or 1
+from tests.faults.apart import BALANCE, Three, Till, three, through, till
 
 
 async def test_operations_from_end_to_end(tmp_path: Path, nursery: trio.Nursery) -> None:
@@ -148,88 +140,3 @@ def test_demo_apart(tmp_path: Path) -> None:
     assert told["amounts"]["red"] == told["amounts"]["sicoop"] == told["amounts"]["ceibo"]
     assert (told["holds_open"], sum(told["unfinished"].values())) == (0, 0)
     assert list(tmp_path.iterdir()) == [], "a good demo leaves nothing behind"
-
-
-# ---- kill -9 under load --------------------------------------------------------------------------
-
-
-@pytest.mark.timeout(300)
-async def test_kill_9_of_each_role_under_load(tmp_path: Path) -> None:
-    """Each role in turn is killed and comes back; what the tills were told is what all have."""
-    print(f"TRONCAL_SEED={SEED}")
-    chance = random.Random(f"{SEED} kills")
-    async with three(tmp_path, terminals=TERMINALS, cards=TERMINALS * CARDS) as found:
-        load = Load(found, SEED, CARDS)
-        async with trio.open_nursery() as nursery:
-            await load.start(nursery, TERMINALS)
-            async with trio.open_nursery() as working:
-                working.start_soon(load.work)
-                for role in ("ceibo", "sicoop", "red") * ROUNDS:
-                    await trio.sleep(chance.uniform(0.3, 1.2))
-                    await found.kill(role)
-                    await trio.sleep(chance.uniform(0, 0.8))
-                    await found.start(role)
-                await through(load.tills[0])
-                await trio.sleep(0.5)
-                load.stop = True
-            agreed = await found.agreed()
-            for one in load.tills:
-                await one.terminal.aclose()
-        print(f"{load.operations} operations: {agreed.operations}")
-        assert agreed.amounts["ceibo"] == load.paid()
-        assert load.operations > 50
-        assert {"REGISTRADA"} <= set(agreed.operations)
-
-
-# ---- lines that fail under load ------------------------------------------------------------------
-
-
-@pytest.mark.timeout(300)
-async def test_lines_that_fail_under_load(tmp_path: Path, nursery: trio.Nursery) -> None:
-    """Both lines are cut, go silent and refuse, in any order; what was told is what all have."""
-    print(f"TRONCAL_SEED={SEED}")
-    chance = random.Random(f"{SEED} lines")
-    to_sicoop, to_ceibo = Relay(), Relay()
-    options: dict[str, Any] = {"sicoop_at": [to_sicoop.address], "ceibo_at": to_ceibo.address}
-    async with three(
-        tmp_path, terminals=TERMINALS, cards=TERMINALS * CARDS, start=(), **options
-    ) as found:
-        to_sicoop.target = found.apart.addresses["sicoop"]
-        to_ceibo.target = found.apart.addresses["ceibo"]
-        await nursery.start(to_sicoop.run)
-        await nursery.start(to_ceibo.run)
-        await found.start("ceibo", "sicoop", "red")
-        load = Load(found, SEED, CARDS)
-        await load.start(nursery, TERMINALS)
-        async with trio.open_nursery() as working:
-            working.start_soon(load.work)
-            for _ in range(6 * ROUNDS):
-                line = chance.choice((to_sicoop, to_ceibo))
-                await trio.sleep(chance.uniform(0.1, 0.6))
-                await _fail(line, chance)
-            await through(load.tills[0])
-            await trio.sleep(0.5)
-            load.stop = True
-        agreed = await found.agreed()
-        print(f"{load.operations} operations: {agreed.operations}")
-        assert agreed.amounts["ceibo"] == load.paid()
-        assert load.operations > 50
-        for one in load.tills:
-            await one.terminal.aclose()
-    nursery.cancel_scope.cancel()
-
-
-async def _fail(line: Relay, chance: random.Random) -> None:
-    """One failure of a line, and its end."""
-    match chance.choice(("cut", "cut", "silent", "refuse")):
-        case "cut":
-            line.cut()
-        case "silent":
-            line.mode = "silent"
-            await trio.sleep(chance.uniform(0.1, 3))
-            line.cut()  # what vanished leaves the sessions out of step in any case
-            line.mode = "pass"
-        case "refuse":
-            line.refuse()
-            await trio.sleep(chance.uniform(0, 1))
-            line.resume()

@@ -6,15 +6,16 @@ refuses; `Till` is a terminal whose cashier remembers what he was told.
 """
 
 import contextlib
-import random
 import signal
+import socket
+import struct
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import trio
@@ -92,21 +93,29 @@ class Three:
     async def start(self, *roles: str) -> None:
         """Start roles, and wait until each listens. Raises: EOFError with the end of its log."""
         for role in roles:
-            assert role not in self._running, f"{role} runs"
-            self._running[role] = await self.apart.start(role)
+            await self.spawn(role)
         for role in roles:
-            line = b""
-            process = self._running[role]
-            assert process.stdout is not None
-            with trio.move_on_after(READY_S):
-                while not line.endswith(b"\n"):
-                    data = bytes(await process.stdout.receive_some(4096))
-                    if not data:
-                        break
-                    line += data
-            if not line.startswith(b"ready "):
-                raise EOFError(f"{role} did not start:\n{self.tail(role)}")
-            self.ready[role] = msgspec.json.decode(line[6:])
+            await self.wait_ready(role)
+
+    async def spawn(self, role: str) -> None:
+        """Start a role; it is not ready yet."""
+        assert role not in self._running, f"{role} runs"
+        self._running[role] = await self.apart.start(role)
+
+    async def wait_ready(self, role: str) -> None:
+        """Wait until a spawned role listens. Raises: EOFError with the end of its log."""
+        line = b""
+        process = self._running[role]
+        assert process.stdout is not None
+        with trio.move_on_after(READY_S):
+            while not line.endswith(b"\n"):
+                data = bytes(await process.stdout.receive_some(4096))
+                if not data:
+                    break
+                line += data
+        if not line.startswith(b"ready "):
+            raise EOFError(f"{role} did not start:\n{self.tail(role)}")
+        self.ready[role] = msgspec.json.decode(line[6:])
 
     async def kill(self, role: str) -> None:
         """SIGKILL, and nothing else."""
@@ -174,13 +183,15 @@ class Three:
     async def agreed(self, within_s: float = AGREED_S) -> Agreement:
         """The three tell one story and nobody owes anything, soon. Raises: AssertionError."""
         found = Agreement()
+        configs = dict(self.apart.configs)
+        red, sicoop = configs.pop("red"), configs.pop("sicoop")
         with trio.move_on_after(within_s):
             while True:
-                found = await trio.to_thread.run_sync(lambda: agreement(**self.apart.configs))
+                found = await trio.to_thread.run_sync(agreement, red, sicoop, *configs.values())
                 if found.ok and found.finished:
                     break
                 await trio.sleep(0.2)
-        assert found.ok, "\n".join([*found.problems, *map(self.tail, ("red", "sicoop", "ceibo"))])
+        assert found.ok, "\n".join([*found.problems, *map(self.tail, self.apart.configs)])
         return found
 
     def at_red(self) -> dict[int, RedOperation]:
@@ -223,12 +234,17 @@ async def three(directory: Path, *, start: Sequence[str] = ("ceibo", "sicoop", "
 # ---- a line --------------------------------------------------------------------------------------
 
 
+Way = Literal["there", "back"]
+BOTH: tuple[Way, ...] = ("there", "back")
+
+
 class Relay:
     """A line between two roles, in this process; what it does to its bytes can be changed.
 
     Attributes:
         mode: "pass", "silent" (bytes vanish, both ways, and connections stay), "hang" (new
             connections are accepted and left alone, old ones go on), or "refuse".
+        delay_s: that everything takes longer, each way.
         opened: connections so far. hanging: connections that are left alone now, and the most.
     """
 
@@ -236,11 +252,14 @@ class Relay:
         self.address = ("127.0.0.1", free_port())
         self.target: tuple[str, int] = ("", 0)
         self.mode = "pass"
+        self.delay_s = 0.0
         self.opened = 0
         self.hanging = self.hanging_most = 0
-        self._lines: list[trio.CancelScope] = []
+        self._lines: dict[trio.CancelScope, list[trio.SocketStream]] = {}
         self._listening: trio.CancelScope | None = None
         self._resume = trio.Event()
+        self._held: set[Way] = set()
+        self._released = trio.Event()
 
     async def run(self, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         started = False
@@ -256,9 +275,15 @@ class Relay:
 
     def cut(self, count: int | None = None) -> None:
         """End connections now: the oldest `count`, or all."""
-        lines = self._lines[:count]
-        for line in lines:
+        for line in list(self._lines)[:count]:
             line.cancel()
+
+    def reset(self) -> None:
+        """End all connections with RST, and lose what is on its way."""
+        for streams in self._lines.values():
+            for stream in streams:
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.cut()
 
     @property
     def open(self) -> int:
@@ -271,23 +296,37 @@ class Relay:
         if self._listening is not None:
             self._listening.cancel()
 
+    def hold(self, *ways: Way) -> None:
+        """A black hole: nothing comes through these ways any more, the end of a connection neither.
+
+        It is kept, as by a network that sends again: `release` lets it go on, late.
+        """
+        self._held |= set(ways or BOTH)
+
+    def release(self) -> None:
+        self._held.clear()
+        self._released.set()
+        self._released = trio.Event()
+
     def resume(self) -> None:
-        self.mode = "pass"
+        """All is as it should be again; connections stay."""
+        self.mode, self.delay_s = "pass", 0.0
+        self.release()
         self._resume.set()
 
     async def _line(self, stream: trio.SocketStream) -> None:
         self.opened += 1
         with trio.CancelScope() as scope:
-            self._lines.append(scope)
+            self._lines[scope] = [stream]
             try:
                 if self.mode == "hang":
                     await self._hang(stream)
                 else:
-                    await self._pass(stream)
+                    await self._pass(stream, scope)
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                 pass
             finally:
-                self._lines.remove(scope)
+                del self._lines[scope]
                 await trio.aclose_forcefully(stream)
 
     async def _hang(self, stream: trio.SocketStream) -> None:
@@ -299,18 +338,30 @@ class Relay:
         finally:
             self.hanging -= 1
 
-    async def _pass(self, stream: trio.SocketStream) -> None:
+    async def _pass(self, stream: trio.SocketStream, line: trio.CancelScope) -> None:
         async with await trio.open_tcp_stream(*self.target) as other, trio.open_nursery() as both:
-            both.start_soon(self._copy, stream, other, both.cancel_scope)
-            both.start_soon(self._copy, other, stream, both.cancel_scope)
+            self._lines[line].append(other)
+            both.start_soon(self._copy, "there", stream, other, both.cancel_scope)
+            both.start_soon(self._copy, "back", other, stream, both.cancel_scope)
 
     async def _copy(
-        self, source: trio.abc.Stream, sink: trio.abc.Stream, scope: trio.CancelScope
+        self, way: Way, source: trio.abc.Stream, sink: trio.abc.Stream, scope: trio.CancelScope
     ) -> None:
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            while data := await source.receive_some(65_536):
-                if self.mode != "silent":
+        data = b"more"
+        while data:
+            try:
+                data = bytes(await source.receive_some(65_536))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = b""
+            if self.delay_s:
+                await trio.sleep(self.delay_s)
+            while way in self._held:
+                await self._released.wait()
+            if data and self.mode != "silent":
+                try:
                     await sink.send_all(data)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    data = b""
         scope.cancel()
 
 
@@ -486,57 +537,3 @@ async def through(till: Till, within_s: float = 30.0) -> None:
     with trio.fail_after(within_s):
         while await till.holder(document) == "91":  # noqa: ASYNC110 (nothing signals it)
             await trio.sleep(0.05)
-
-
-# ---- load ----------------------------------------------------------------------------------------
-
-
-class Load:
-    """Tills that work until they are told to stop, each with cards of its own."""
-
-    def __init__(self, found: Three, seed: int, cards: int) -> None:
-        self.found = found
-        self._seed = seed
-        self._cards = cards  # of each till
-        self.tills: list[Till] = []
-        self.stop = False
-
-    async def start(self, nursery: trio.Nursery, tills: int) -> None:
-        every = [Card(c.card, c.document, c.seed) for c in self.found.apart.cards]
-        for index in range(tills):
-            own = every[index * self._cards : (index + 1) * self._cards]
-            self.tills.append(await till(self.found, nursery, index, own))
-        await through(self.tills[0])
-
-    async def work(self) -> None:
-        async with trio.open_nursery() as working:
-            for one in self.tills:
-                working.start_soon(self._work, one)
-
-    async def _work(self, one: Till) -> None:
-        chance = random.Random(f"{self._seed} {one.terminal.number}")
-        codes = 2 * self._cards  # that are surely good in the minutes of a test
-        while not self.stop:
-            draw = chance.random()
-            amount = chance.randrange(1, 40) * 1000
-            if draw < 0.4 and codes:
-                codes -= 1
-                await one.cash_out(amount)
-            elif draw < 0.9:
-                await one.deposit(amount)
-            else:
-                paid = [t for t, a in one.told.items() if a.state == "REGISTRADA"]
-                if paid:
-                    await one.annul(chance.choice(paid[-5:]))
-            await trio.sleep(chance.uniform(0, 0.05))
-
-    @property
-    def operations(self) -> int:
-        return sum(len(one.told) for one in self.tills)
-
-    def paid(self) -> dict[str, int]:
-        found = {"cash_out": 0, "deposit": 0}
-        for one in self.tills:
-            for kind, amount in one.paid.items():
-                found[kind] += amount
-        return found

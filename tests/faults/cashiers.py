@@ -3,7 +3,8 @@
 A `Cashier` works one after the other on operations of its own; several share a terminal. It keeps
 for every operation which states it may be in by all that was asked and told (`Operation.states`):
 a request without an answer widens that set, an answer narrows it to one, and whatever the node says
-later must lie within. That set is the whole model: it needs no idea of how the node works.
+later must lie within. That set is the whole model: it needs no idea of how the node works. Where
+roles are apart an answer may also say that nothing is decided yet; then he goes on asking.
 """
 
 import random
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
+import trio
 from msgspec import UNSET
 
 from protocols.messages import (
@@ -32,6 +34,7 @@ ENTREGADA = "ENTREGADA"
 ANULADA = "ANULADA"
 RECHAZO_REGISTRADO = "RECHAZO_REGISTRADO"
 ERROR = "ERROR"
+INICIADA = "INICIADA"
 DECIDED = frozenset((REGISTRADA, RECHAZO_REGISTRADO, ERROR))
 PAID = frozenset((REGISTRADA, ENTREGADA))
 
@@ -54,6 +57,10 @@ FIRST = LATER | {
     ("deposit", ERROR): {"NO_RECIBA"},
     ("deposit", RECHAZO_REGISTRADO): {"NO_RECIBA"},
 }
+NO_CASH = {"cash_out": "NO_ENTREGUE", "deposit": "NO_RECIBA"}
+UNDECIDED_S = 45.0
+"""A network that is up again tells within this what became of an operation (rule R11)."""
+ASK_AGAIN_S = 0.15
 FACTS = ("operation", "authorization", "business_date", "amount", "fee")
 
 
@@ -106,8 +113,14 @@ class Operation:
         """A request that may lead to these states is about to leave."""
         self.states |= sent
 
-    def take(self, answer: Answer, *, first: bool = False) -> None:
-        """Judge what was told, and narrow what may be. Raises: Broken."""
+    def take(self, answer: Answer, *, first: bool = False) -> bool:
+        """Judge what was told, and narrow what may be; False: nothing is decided. Raises: Broken.
+
+        What is undecided moves no cash, and was never decided before.
+        """
+        if answer.key == "EN_PROCESO":
+            self._wait(answer)
+            return False
         state = NOTHING if answer.code == "25" else answer.state
         if state not in self.states:
             raise Broken(f"{self._name}: may be {sorted(self.states)}, told {answer!r}")
@@ -127,6 +140,18 @@ class Operation:
         if state != NOTHING:
             self._compare(answer)
             self.told = self.told or answer
+        return True
+
+    def _wait(self, answer: Answer) -> None:
+        if answer.state == INICIADA:
+            good = not self.states.isdisjoint(DECIDED) and self.told is None
+            expected = "ESPERE"
+            self.states.discard(NOTHING)
+        else:  # its annulment is on the way
+            good = answer.state in self.states and ANULADA in self.states
+            expected = NO_CASH[self.kind]
+        if not good or answer.instruction != expected:
+            raise Broken(f"{self._name}: may be {sorted(self.states)}, told {answer!r}")
 
     def _compare(self, answer: Answer) -> None:
         """Numbers on a receipt never change."""
@@ -160,14 +185,20 @@ class Cashier:
         number: six digits.
         traces: of the terminal, shared with its other cashiers.
         cards: nobody else uses them, so that order is known.
+        thousands: amounts of cash_outs and deposits, in 1000; `too_much`: sometimes asked for.
 
     Attributes:
         operations: all of them, in order.
         answers, unanswered, repeats, resent: counts.
     """
 
-    def __init__(self, number: str, traces: Traces, cards: list[Card], seed: str) -> None:
+    def __init__(
+        self, number: str, traces: Traces, cards: list[Card], seed: str, *,
+        thousands: tuple[range, range] = (range(10, 60), range(1, 90)), too_much: int = 4_000_000,
+    ) -> None:  # fmt: skip
         self._number = number
+        self._thousands = thousands
+        self._too_much = too_much
         self._traces = traces
         self._cards = cards
         self._chance = random.Random(seed)
@@ -188,7 +219,6 @@ class Cashier:
         """Ask after every operation there ever was; none is left open."""
         for operation in self.operations:
             await self._settle_one(node, operation)
-            assert operation.settled, "settled once asked and resent"
         self._touched.clear()
 
     async def _settle_one(self, node: Ask, operation: Operation) -> None:
@@ -201,6 +231,20 @@ class Cashier:
         if operation.owed is not None:
             self.resent += 1
             await self._act(node, operation, operation.owed)
+        assert operation.settled, "settled once asked and resent"
+
+    async def approved(self, node: Ask, within_s: float) -> None:
+        """Make deposits until one is taken. Raises: Broken where none is in time."""
+        until_s = trio.current_time() + within_s
+        while True:
+            operation = Operation(self._deposit(card := self._chance.choice(self._cards)), card)
+            self.operations.append(operation)
+            await self._submit(node, operation)
+            if operation.states == {REGISTRADA}:
+                return
+            if trio.current_time() > until_s:
+                raise Broken(f"nobody is served: {operation.told!r}")
+            await trio.sleep(ASK_AGAIN_S)
 
     # ---- work
 
@@ -228,9 +272,9 @@ class Cashier:
         await self._submit(node, operation)
 
     def _cash_out(self, card: Card, code: str) -> CashOut:
-        amount = self._chance.randrange(10, 60) * 1000
-        if self._chance.random() < 0.05:
-            amount = 4_000_000  # more than is there
+        amount = self._chance.choice(self._thousands[0]) * 1000
+        if self._too_much and self._chance.random() < 0.05:
+            amount = self._too_much
         return CashOut(
             trace=self._traces.next(), cashier=self._number, document=card.document, token=code,
             amount=amount, currency="PYG",
@@ -239,7 +283,7 @@ class Cashier:
     def _deposit(self, card: Card) -> Deposit:
         return Deposit(
             trace=self._traces.next(), cashier=self._number, document=card.document,
-            amount=self._chance.randrange(1, 90) * 1000, currency="PYG",
+            amount=self._chance.choice(self._thousands[1]) * 1000, currency="PYG",
         )  # fmt: skip
 
     async def _deliver(self, node: Ask) -> None:
@@ -269,7 +313,7 @@ class Cashier:
         elif REGISTRADA in operation.states:
             operation.expect(sent={ENTREGADA})
             operation.marked = None
-        operation.take(await self._request(node, operation, request))
+        await self._until_told(node, operation, request)
         operation.owed = None
 
     async def _repeat(self, node: Ask) -> None:
@@ -306,10 +350,9 @@ class Cashier:
 
     async def _query(self, node: Ask, operation: Operation) -> None:
         question = LastOperation(original=operation.request.trace, kind=operation.kind)  # type: ignore[arg-type]
-        answer = await self._request(node, operation, question)
+        answer = await self._until_told(node, operation, question)
         if answer.original != operation.request.trace:
             raise Broken(f"asked for {operation.request.trace}, told {answer!r}")
-        operation.take(answer)
 
     async def _submit(self, node: Ask, operation: Operation) -> None:
         """Send the operation itself, for the first time or again."""
@@ -318,11 +361,29 @@ class Cashier:
         if maybe_first:
             operation.expect(sent=set(DECIDED))
         answer = await self._request(node, operation, operation.request)
+        if answer.key == "EN_PROCESO":
+            operation.take(answer)
+            await self._query(node, operation)
+            return
+        if answer.state == "DESCONOCIDA" and maybe_first:  # it takes no new work: nothing was done
+            operation.states = {NOTHING} if surely_first else operation.states
+            return
         first = answer.duplicate is False
         if (first and not maybe_first) or (surely_first and not first):
             raise Broken(f"done {'twice' if first else 'before it was asked'}: {answer!r}")
         operation.states.discard(NOTHING)
         operation.take(answer, first=first)
+
+    async def _until_told(
+        self, node: Ask, operation: Operation, request: TerminalRequest
+    ) -> Answer:
+        """Ask until something is decided."""
+        until_s = trio.current_time() + UNDECIDED_S
+        while not operation.take(answer := await self._request(node, operation, request)):
+            if trio.current_time() > until_s:
+                raise Broken(f"no end of {operation.request.trace}: {answer!r}")
+            await trio.sleep(ASK_AGAIN_S)
+        return answer
 
     async def _request(self, node: Ask, operation: Operation, request: TerminalRequest) -> Answer:
         self._touched[operation.request.trace] = operation

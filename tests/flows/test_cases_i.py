@@ -12,6 +12,7 @@ from switch.clock import iso_ms
 from switch.flows.sicoop import Sicoop
 from tests.flows.conftest import Build
 from tests.house import NETWORK, OTHER_TERMINAL, TERMINAL, House, Told
+from tests.layouts import nodes_of
 
 A = 150_000
 DAY_S = 86_400
@@ -265,15 +266,15 @@ def test_I09_reinstalled_terminal_asks_where_it_was(house: House) -> None:
 
 
 def test_I10_two_sicoop_instances(house: House) -> None:
-    node = house.node
+    node = nodes_of(house)["sicoop"].node
     second = Sicoop(
         config=node.config, registry=node.registry, records=node.store.records,
         ledger=node.store.ledger, calendar=node.calendar, limits=node.limits,
-        fingerprint=node.sicoop._fingerprint, issuer=node.ceibo,
+        fingerprint=node.sicoop._fingerprint, issuer=node.issuers,
     )  # fmt: skip
     hold = house.hold(house.reference(1), A)
     first = house.network(hold).answer
-    with house.step() as step:
+    with nodes_of(house)["sicoop"].step() as step:
         again = second.ask(step, NETWORK, hold, Told())
         second.flush()
     assert (first.code, again.code) == ("00", "00")

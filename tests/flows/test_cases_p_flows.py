@@ -1,7 +1,5 @@
 """Acceptance cases P02, P08, P10, P11 and P14 as the flows see them; the others need processes."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,13 +14,7 @@ from tests.house import House
 A = 150_000
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[Apart]:
-    found = Apart(tmp_path)
-    yield found
-    found.close()
-
-
+@pytest.mark.layouts("apart")
 def test_P02_no_approval_without_ceibo(world: Apart) -> None:
     world.disconnect(world.holds)
     for trace in range(1, 6):
@@ -50,6 +42,7 @@ def test_P08_disk_full_at_sicoop(world: Apart, monkeypatch: pytest.MonkeyPatch) 
     world.expect_end(1, "E3", A)
 
 
+@pytest.mark.layouts("apart")
 def test_P10_partition_heals_after_two_hours(world: Apart) -> None:
     world.holds.policy = only("capture", "hold")
     for trace in (1, 2, 3):
@@ -68,6 +61,7 @@ def test_P10_partition_heals_after_two_hours(world: Apart) -> None:
     assert world.owed() == 0
 
 
+@pytest.mark.layouts("apart")
 def test_P11_overload_is_shed_before_recibida_is_sent(world: Apart) -> None:
     """A link that takes no more refuses, and then nothing was held: never after the hold."""
     taken: list[Any] = []
@@ -105,6 +99,7 @@ def test_P14_announced_maintenance(house: House) -> None:
     assert house.cash_out(A).code == "00"
 
 
+@pytest.mark.layouts("apart")
 def test_P14_with_the_roles_apart(world: Apart) -> None:
     world.cash_out(1, A)
     world.sicoop.do("maintenance", on=True)

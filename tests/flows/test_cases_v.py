@@ -12,6 +12,7 @@ from protocols.messages import (
     Status,
 )
 from switch.flows.registry import account_id
+from tests.apart import Apart, deliver, only
 from tests.flows.conftest import Build
 from tests.house import BRANCH, NETWORK, OTHER_TERMINAL, TERMINAL, House
 
@@ -161,6 +162,7 @@ def test_V04_ack_lost_between_terminal_and_red(house: House) -> None:
     house.expect_end(1, "E4", A)
 
 
+@pytest.mark.layouts("together")
 def test_V04_annul_is_sent_again_until_acknowledged(house: House) -> None:
     house.cash_out(A)
     port = house.defer_platform(AnnulRegistered)
@@ -178,6 +180,7 @@ def test_V04_annul_is_sent_again_until_acknowledged(house: House) -> None:
     house.expect_end(1, "E4", A)
 
 
+@pytest.mark.layouts("together")
 def test_V04_terminal_hears_in_time_that_it_goes_on(house: House) -> None:
     house.cash_out(A)
     port = house.defer_platform(AnnulRegistered)
@@ -235,6 +238,7 @@ def test_V04_refusal_that_comes_late_leaves_the_operation(house: House) -> None:
     house.expect_ends([(1, "F1", A), (2, "E1", 1_100_000)])
 
 
+@pytest.mark.layouts("together")
 def test_V04_alarm_when_nobody_answers(house: House) -> None:
     house.cash_out(A)
     port = house.defer_platform(AnnulRegistered)
@@ -249,6 +253,26 @@ def test_V04_alarm_when_nobody_answers(house: House) -> None:
     assert len(port.sent) == 9
     port.deliver()
     house.expect_end(1, "E4", A)
+
+
+@pytest.mark.layouts("apart")
+def test_V04_annul_and_its_acknowledgement_lost_on_the_way(world: Apart) -> None:
+    """The terminal hears in time that it goes on; red sends it again, whatever is lost."""
+    world.cash_out(1, A)
+    for fate in ("hold", "drop_answer"):
+        world.sessions.policy = only("annul", fate)
+        told = world.send(world.red.annulment(1, trace=2))
+        world.pass_time(26)
+        assert (told.answer.code, told.answer.instruction) == ("09", "NO_ENTREGUE")
+    assert "owed_stuck" not in world.red.alarms()
+    world.pass_time(300)
+    assert "owed_stuck" in world.red.alarms()
+    assert world.states(1) == ("REGISTRADA", "REVERSADA", "CAPTURADA")
+    world.sessions.policy = deliver
+    world.pass_time(90)
+    again = world.send(world.red.annulment(1, trace=2))
+    assert (again.answer.code, again.answer.duplicate) == ("00", True)
+    world.expect_end(1, "E4", A)
 
 
 def test_V05_unknown_key(house: House) -> None:
@@ -302,6 +326,7 @@ def test_V07_annul_before_the_confirmation_arrives(house: House) -> None:
     house.expect_end(1, "E4", A)
 
 
+@pytest.mark.layouts("together")
 def test_V07_annul_while_the_capture_is_in_flight(house: House) -> None:
     port = house.defer_issuer(IssuerCapture)
     house.cash_out(A)
@@ -314,6 +339,7 @@ def test_V07_annul_while_the_capture_is_in_flight(house: House) -> None:
     house.expect_end(1, "E4", A)
 
 
+@pytest.mark.layouts("together")
 def test_V07_capture_is_posted_and_its_ack_still_under_way(house: House) -> None:
     port = house.defer_issuer(IssuerCapture)
     house.cash_out(A)
@@ -324,6 +350,7 @@ def test_V07_capture_is_posted_and_its_ack_still_under_way(house: House) -> None
     house.expect_end(1, "E4", A)
 
 
+@pytest.mark.layouts("together")
 def test_V07_issuer_elsewhere_answers_later(house: House) -> None:
     house.cash_out(A)
     port = house.defer_issuer(IssuerRelease)

@@ -1,30 +1,24 @@
-"""Acceptance cases X101 to X140: one failure at each hop and each step, with the roles apart.
+"""Acceptance cases X101 to X140: one failure at each hop and each step, in both layouts.
 
 Each runs as a cash_out and as a deposit (D07). The nodes and the hops between them are those of
-`tests.apart`; the ends are those of section 5 of the acceptance specification.
+`tests.apart` and `tests.layouts`; the ends are those of section 5 of the acceptance specification.
+Where the roles share a process all stop together: nobody is told, and whoever asks later is told
+what red's register says.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from protocols.messages import Delivered, LastOperation
+from protocols.messages import Confirm, Delivered, LastOperation
 from tests.apart import Apart, Flight, only
-from tests.house import TERMINAL, Told
+from tests.house import NETWORK, TERMINAL, House, Told
+from tests.layouts import APART
 
 A = 150_000
 PAYS = {"cash_out": "ENTREGUE", "deposit": "RECIBA"}
 REFUSES = {"cash_out": "NO_ENTREGUE", "deposit": "NO_RECIBA"}
 LATER = {"cash_out": "NO_ENTREGUE", "deposit": "DEVUELVA"}
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[Apart]:
-    found = Apart(tmp_path)
-    yield found
-    found.close()
 
 
 @pytest.fixture(params=["cash_out", "deposit"])
@@ -41,6 +35,15 @@ def refused(world: Apart, told: Any, kind: str, code: str = "91") -> None:
     """The terminal was told not to move cash, and is told so again."""
     assert (told.answer.code, told.answer.instruction) == (code, REFUSES[kind])
     assert world.query(1, kind).instruction == LATER[kind]
+
+
+def refused_after_a_stop(world: Apart, layout: str, told: Any, kind: str) -> None:
+    """A stop of another process is answered as "not now"; one of red's own leaves no answer."""
+    if layout == APART:
+        refused(world, told, kind)
+    else:
+        assert told.messages == []
+        assert world.query(1, kind).instruction == LATER[kind]
 
 
 # ---- terminal and red
@@ -63,14 +66,15 @@ def test_X101_X102_X103_nothing_arrived(world: Apart, kind: str) -> None:
 
 
 @pytest.mark.parametrize("arrived", [False, True])
-def test_X104_red_stops_after_iniciada(world: Apart, kind: str, arrived: bool) -> None:
+def test_X104_red_stops_after_iniciada(world: Apart, layout: str, kind: str, arrived: bool) -> None:
     """Unknown, never "not sent": sicoop is asked, and what it holds is undone."""
     world.sessions.policy = only("hold", "drop_answer" if arrived else "hold")
     told = world.operation(kind, 1, A)
     world.kill("red")
     world.sessions.policy = only("hold", "hold")
     world.start("red")
-    assert world.query(1, kind).instruction == "ESPERE"
+    if layout == APART:  # in one process sicoop is asked before the first question is taken
+        assert world.query(1, kind).instruction == "ESPERE"
     world.connect()
     assert told.messages == []
     assert world.query(1, kind).instruction == LATER[kind]
@@ -79,6 +83,7 @@ def test_X104_red_stops_after_iniciada(world: Apart, kind: str, arrived: bool) -
     end(world, kind, 3)
 
 
+@pytest.mark.layouts("apart")
 def test_X104_sicoop_does_not_say(world: Apart, kind: str) -> None:
     """ESPERE does not last: without an answer it is an error, and reversed as soon as possible."""
     world.sessions.policy = only("hold", "drop_answer")
@@ -102,6 +107,7 @@ def test_X012_decline_that_was_not_registered(world: Apart) -> None:
     end(world, "cash_out", 2)
 
 
+@pytest.mark.layouts("apart")
 def test_X105_sicoop_refuses_the_connection(world: Apart, kind: str) -> None:
     world.disconnect(world.sessions)
     told = world.operation(kind, 1, A)
@@ -111,6 +117,7 @@ def test_X105_sicoop_refuses_the_connection(world: Apart, kind: str) -> None:
     end(world, kind, 0)
 
 
+@pytest.mark.layouts("apart")
 def test_X105_refused_after_it_was_durable(world: Apart, kind: str) -> None:
     """The link went down between the decision to send and the sending."""
     real = world.sessions.request
@@ -137,30 +144,31 @@ def test_X106_request_lost_between_red_and_sicoop(world: Apart, kind: str) -> No
     end(world, kind, 3)
 
 
-def test_X107_sicoop_stops_before_recibida_is_durable(world: Apart, kind: str) -> None:
+def test_X107_sicoop_stops_before_recibida_is_durable(world: Apart, layout: str, kind: str) -> None:
     world.sessions.policy = only("hold", "hold")
     told = world.operation(kind, 1, A)
     world.restart("sicoop")
-    refused(world, told, kind)
+    refused_after_a_stop(world, layout, told, kind)
     end(world, kind, 3)
 
 
 # ---- sicoop and ceibo
 
 
-def test_X108_sicoop_stops_before_the_hold_is_sent(world: Apart, kind: str) -> None:
+def test_X108_sicoop_stops_before_the_hold_is_sent(world: Apart, layout: str, kind: str) -> None:
     """After a restart it is never sent; the release is for safety."""
     world.holds.policy = only("hold", "hold")
     told = world.operation(kind, 1, A)
     before = len(world.holds.sent("hold"))
     world.restart("sicoop")
-    assert world.states(1)[1] == "VENCIDA"
+    assert world.states(1)[1] == ("VENCIDA" if layout == APART else "REVERSADA")
     assert len(world.holds.sent("hold")) == before
     assert len(world.holds.sent("release")) == 1
-    refused(world, told, kind)
+    refused_after_a_stop(world, layout, told, kind)
     end(world, kind, 3)
 
 
+@pytest.mark.layouts("apart")
 def test_X109_ceibo_refuses_the_connection(world: Apart, kind: str) -> None:
     world.disconnect(world.holds)
     told = world.operation(kind, 1, A)
@@ -171,6 +179,7 @@ def test_X109_ceibo_refuses_the_connection(world: Apart, kind: str) -> None:
     end(world, kind, 2)
 
 
+@pytest.mark.layouts("apart")
 def test_X109_refused_after_it_was_durable(world: Apart, kind: str) -> None:
     real = world.holds.request
     world.holds.request = lambda *_, **__: "full"  # type: ignore[method-assign]
@@ -192,22 +201,22 @@ def test_X110_hold_lost_between_sicoop_and_ceibo(world: Apart, kind: str) -> Non
     end(world, kind, 2)
 
 
-def test_X111_ceibo_stops_before_the_hold_is_durable(world: Apart, kind: str) -> None:
+def test_X111_ceibo_stops_before_the_hold_is_durable(world: Apart, layout: str, kind: str) -> None:
     world.holds.policy = only("hold", "hold")
     told = world.operation(kind, 1, A)
     world.restart("ceibo")
-    refused(world, told, kind)
+    refused_after_a_stop(world, layout, told, kind)
     assert world.states(1)[2] == "TUMBA"
-    end(world, kind, 2)
+    end(world, kind, 2 if layout == APART else 3)
 
 
-def test_X112_ceibo_stops_after_the_hold_is_durable(world: Apart, kind: str) -> None:
+def test_X112_ceibo_stops_after_the_hold_is_durable(world: Apart, layout: str, kind: str) -> None:
     world.holds.policy = only("hold", "drop_answer")
     told = world.operation(kind, 1, A)
     world.restart("ceibo")
-    refused(world, told, kind)
+    refused_after_a_stop(world, layout, told, kind)
     assert world.states(1)[2] == "LIBERADA"
-    end(world, kind, 2)
+    end(world, kind, 2 if layout == APART else 3)
 
 
 def test_X113_approval_of_ceibo_lost(world: Apart, kind: str) -> None:
@@ -241,30 +250,38 @@ def test_X115_decline_of_ceibo_lost_or_late(world: Apart, late: bool) -> None:
     end(world, "cash_out", 2)
 
 
-def test_X116_sicoop_stops_before_reservada_is_durable(world: Apart, kind: str) -> None:
+def test_X116_sicoop_stops_before_reservada_is_durable(
+    world: Apart, layout: str, kind: str
+) -> None:
     world.holds.policy = only("hold", "drop_answer")
     told = world.operation(kind, 1, A)
     world.restart("sicoop")
-    refused(world, told, kind)
+    refused_after_a_stop(world, layout, told, kind)
     assert world.states(1)[2] == "LIBERADA"
     end(world, kind, 3)
 
 
 def test_X117_reservada_without_respondida_is_released_at_the_restart(
-    world: Apart, kind: str
+    world: Apart, layout: str, kind: str
 ) -> None:
     """Both are one durable group, so a stop between them is one before both."""
-    test_X116_sicoop_stops_before_reservada_is_durable(world, kind)
+    test_X116_sicoop_stops_before_reservada_is_durable(world, layout, kind)
+    states = [state for state, _ in world.sicoop.at_sicoop(world.sicoop.reference(1)).history]
+    assert "RESERVADA" not in states
 
 
 @pytest.mark.parametrize("registered", [False, True])
-def test_X118_sicoop_stops_after_respondida(world: Apart, kind: str, registered: bool) -> None:
+def test_X118_sicoop_stops_after_respondida(
+    world: Apart, layout: str, kind: str, registered: bool
+) -> None:
     """It must not release alone: it waits for red, and asks it after T_CONFIRM."""
     world.sessions.policy = only("confirm", "hold") if registered else only("hold", "drop_answer")
     told = world.operation(kind, 1, A)
+    assert world.states(1)[1:] == ("RESPONDIDA", "ACTIVA")
     world.kill("sicoop")
     world.start("sicoop")
-    assert world.states(1)[1:] == ("RESPONDIDA", "ACTIVA")
+    if layout == APART:  # else red's register is at hand, and has decided already
+        assert world.states(1)[1:] == ("RESPONDIDA", "ACTIVA")
     if registered:
         world.sessions.policy = only("", "")
     world.connect()
@@ -272,10 +289,11 @@ def test_X118_sicoop_stops_after_respondida(world: Apart, kind: str, registered:
         assert told.answer.code == "00"
         end(world, kind, 1)
     else:
-        refused(world, told, kind)
+        refused_after_a_stop(world, layout, told, kind)
         end(world, kind, 3)
 
 
+@pytest.mark.layouts("apart")
 def test_X118_red_is_unreachable(world: Apart, kind: str) -> None:
     world.sessions.policy = only("hold", "drop_answer")
     world.operation(kind, 1, A)
@@ -370,34 +388,39 @@ def test_X133_sicoop_stops_before_confirmada_is_durable(world: Apart, kind: str)
     end(world, kind, 1)
 
 
-def test_X134_sicoop_stops_before_the_capture_is_sent(world: Apart, kind: str) -> None:
+def test_X134_sicoop_stops_before_the_capture_is_sent(world: Apart, layout: str, kind: str) -> None:
     world.holds.policy = only("capture", "hold")
     world.operation(kind, 1, A)
     assert world.states(1) == ("REGISTRADA", "CONFIRMADA", "ACTIVA")
     world.holds.policy = only("", "")
     world.restart("sicoop")
-    assert mti(world, world.holds.sent("capture")[-1]) == "0221"
+    if layout == APART:
+        assert mti(world, world.holds.sent("capture")[-1]) == "0221"
     end(world, kind, 1)
 
 
 @pytest.mark.parametrize("down", [False, True])
-def test_X135_capture_lost_or_ceibo_down(world: Apart, kind: str, down: bool) -> None:
+def test_X135_capture_lost_or_ceibo_down(world: Apart, layout: str, kind: str, down: bool) -> None:
     """Sent again until it is acknowledged; a confirmed hold does not expire meanwhile."""
     world.holds.policy = only("capture", "hold")
     world.operation(kind, 1, A)
+    assert world.states(1) == ("REGISTRADA", "CONFIRMADA", "ACTIVA")
     if down:
         world.kill("ceibo")
     world.pass_time(300)
-    assert world.states(1)[1] == "CONFIRMADA"
+    if layout == APART or not down:
+        assert world.states(1)[1] == "CONFIRMADA"
     world.holds.policy = only("", "")
     if down:
         world.start("ceibo")
         world.connect()
     else:
         world.pass_time(80)
-    first, *others = [mti(world, flight) for flight in world.holds.sent("capture")]
-    assert first == "0220"
-    assert set(others) == {"0221"}
+    assert len(world.holds.sent("capture")) > 1
+    if layout == APART:
+        first, *others = [mti(world, flight) for flight in world.holds.sent("capture")]
+        assert first == "0220"
+        assert set(others) == {"0221"}
     end(world, kind, 1)
 
 
@@ -410,6 +433,7 @@ def test_X136_ack_of_the_capture_lost(world: Apart, kind: str) -> None:
     end(world, kind, 1)
 
 
+@pytest.mark.layouts("apart")
 @pytest.mark.parametrize("registered", [False, True])
 def test_X138_neither_confirm_nor_reversal(world: Apart, kind: str, registered: bool) -> None:
     """T_CONFIRM: sicoop asks red, whose register decides."""
@@ -430,6 +454,32 @@ def test_X138_neither_confirm_nor_reversal(world: Apart, kind: str, registered: 
     end(world, kind, 1 if registered else 3)
 
 
+@pytest.mark.layouts("together")
+@pytest.mark.parametrize(
+    ("state", "number"), [("REGISTRADA", 1), ("ENTREGADA", 1), ("ERROR", 3), ("DESCONOCIDA", 3)]
+)
+def test_X138_a_network_elsewhere_is_asked(
+    world: Apart, kind: str, state: str, number: int
+) -> None:
+    """Its own register decides, also where sicoop shares a process with another red."""
+    sicoop, reference = world.sicoop, world.sicoop.reference(1)
+    assert sicoop.network(sicoop.hold(reference, A, kind=kind)).answer.code == "00"
+    world.pass_time(59)
+    assert world.status.history == []
+    world.pass_time(2)
+    assert [flight.message.reference for flight in world.status.history] == [reference]
+    assert world.states(1)[1:] == ("RESPONDIDA", "ACTIVA")
+    with sicoop.step() as step:
+        sicoop.node.sicoop.on_network_state(step, NETWORK, reference, state)
+    sign = {"cash_out": -1, "deposit": 1}[kind] if number == 1 else 0
+    ends = {1: ("CAPTURADA", "CAPTURADA"), 3: ("REVERSADA", "LIBERADA")}
+    assert world.states(1)[1:] == ends[number]
+    assert world.ceibo.available() == world.holder.balance + sign * A
+    assert (sicoop.position(), world.owed()) == (sign * A, 0)
+    sicoop.sound()
+
+
+@pytest.mark.layouts("apart")
 def test_X139_red_unreachable(world: Apart, kind: str) -> None:
     """The hold is kept, with alarms after five minutes and an hour."""
     world.sessions.policy = only("confirm", "hold")
@@ -447,6 +497,7 @@ def test_X139_red_unreachable(world: Apart, kind: str) -> None:
     end(world, kind, 1)
 
 
+@pytest.mark.layouts("apart")
 def test_X140_ceibo_without_power_for_hours(world: Apart, kind: str) -> None:
     world.sessions.policy = only("confirm", "hold")
     world.operation(kind, 1, A)
@@ -462,6 +513,22 @@ def test_X140_ceibo_without_power_for_hours(world: Apart, kind: str) -> None:
     world.sessions.policy = only("", "")
     world.pass_time(80)
     end(world, kind, 1)
+
+
+def test_X140_everything_without_power_for_hours(house: House, kind: str) -> None:
+    """Of a network elsewhere, which says afterwards that the cash has moved."""
+    reference = house.reference(1)
+    answer = house.network(house.hold(reference, A, kind=kind)).answer
+    before = house.at_ceibo(answer.operation)
+    house.clock.advance(6 * 3600)
+    house.crash()
+    hold = house.at_ceibo(answer.operation)
+    assert (hold.state, hold.operation, hold.amount) == ("ACTIVA", answer.operation, A)
+    assert hold == before
+    assert house.network(Confirm(2, reference, "")).answer.code == "00"
+    assert house.states(1)[1:] == ("CAPTURADA", "CAPTURADA")
+    moved = -A if kind == "cash_out" else A
+    assert (house.available(), house.position()) == (house.holder.balance + moved, moved)
 
 
 def mti(world: Apart, flight: Flight) -> str:

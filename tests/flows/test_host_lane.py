@@ -250,7 +250,44 @@ def test_capture_and_release_of_what_the_lane_granted(pair: Pair, hosts: Hosts) 
     assert hosts.answer(hosts.frame(*release))["39"] == "00"
     state = hosts.answer(hosts.frame(*status_elements(IssuerStatus(NETWORK, first))))
     assert state["48.10"] == "CAPTURADA"
-    assert hosts.taken == 2
+    assert hosts.taken == 4
+
+
+def decided(hosts: Hosts, what: str, number: str, **fields: Any) -> bytes:
+    values = {"network": NETWORK, "operation": number, "kind": "cash_out", "amount": 50_000}
+    values |= {"currency": "PYG"} | fields
+    repeat = values.pop("repeat", False)
+    if what == "capture":
+        return hosts.frame(*capture_elements(IssuerCapture(**values), repeat=repeat))
+    values["reason"] = "annulment" if what == "annul" else "cancelled"
+    return hosts.frame(*release_elements(IssuerRelease(**values), repeat=repeat))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code", "taken"),
+    [
+        ({"what": "capture"}, {"what": "capture"}, "00", 2),
+        ({"what": "capture"}, {"what": "capture", "amount": 60_000}, "94", 2),
+        ({"what": "capture"}, {"what": "release"}, "A3", 2),
+        ({"what": "capture"}, {"what": "annul"}, "00", 2),
+        ({"what": "release"}, {"what": "release"}, "00", 2),
+        ({"what": "release"}, {"what": "capture"}, "21", 2),
+        ({"what": "release"}, {"what": "annul"}, "21", 2),
+        ({"what": "annul"}, {"what": "release"}, "21", 1),
+        ({"what": "capture", "amount": 49_000}, {"what": "capture"}, "00", 2),
+        ({"what": "capture", "currency": "USD"}, {"what": "release"}, "00", 2),
+        ({"what": "capture", "repeat": True}, {"what": "capture"}, "00", 1),
+    ],
+)
+def test_decisions_one_after_another(
+    pair: Pair, hosts: Hosts, first: dict[str, Any], second: dict[str, Any], code: str, taken: int
+) -> None:
+    number = hosts.number()
+    assert hosts.answer(hosts.hold(pair.holders[3], number=number))["39"] == "00"
+    hosts.exchange(decided(hosts, number=number, **first))
+    pair.advance(7)
+    assert hosts.answer(decided(hosts, number=number, **second))["39"] == code
+    assert hosts.taken == taken
 
 
 def test_a_repeat_gets_the_first_answer_and_another_body_94(pair: Pair, hosts: Hosts) -> None:

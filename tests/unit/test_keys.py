@@ -221,7 +221,7 @@ def test_otpauth_of_ocra() -> None:
 
 def test_t21_no_core_dumps() -> None:
     program = (
-        "from switch.ops.keys import forbid_core_dumps as f; import resource as r; f();"
+        "from switch.ops.hardening import forbid_core_dumps as f; import resource as r; f();"
         "print(r.getrlimit(r.RLIMIT_CORE))"
     )
     done = subprocess.run(

@@ -1,0 +1,122 @@
+"""Our own side of the line as a candidate: nodes in a directory of their own, for one run.
+
+Nothing of a configured node is touched. Budgets are short and in their order, so that what takes
+half a minute in service takes seconds here.
+"""
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from protocols.session import PeerKey
+from switch.certification.stand import Terminal, Times
+from switch.cli import setup
+from switch.cli.demo import serving
+from switch.cli.provision import opened
+from switch.config import LISTENERS, Config
+from switch.provisioning import Provisioning
+
+TIMES: Final = Times(terminal=4, platform=3, issuer=2, confirm=3, slack=5)
+CAP: Final = 10**12
+MAKE_S: Final = 60.0
+BRANCH: Final = "17"
+PROGRAM: Final = (sys.executable, "-m", "switch")
+"""How the candidate's program is run."""
+
+_VALUES: Final[dict[str, Any]] = {
+    "budgets_terminal_s": 4,
+    "budgets_red_s": 3,
+    "budgets_sicoop_s": 2,
+    "budgets_ceibo_s": 1,
+    "budgets_confirm_s": 3,
+    "session_heartbeat_s": 5,
+    "session_drain_s": 2,
+    "platform_backoff_min_s": 0.05,
+    "platform_backoff_max_s": 0.3,
+    "journal_segment_bytes": 1 << 21,
+    "journal_group_bytes_max": 1 << 19,
+    "journal_reserve_bytes": 1 << 16,
+    "tokens_attempts_terminal": 10_000,
+    "tokens_attempts_cashier": 10_000,
+}
+
+
+@dataclass
+class Sandbox:
+    """One node, as the run reaches it."""
+
+    config: Config
+    network: str
+    program: Sequence[str]
+    terminals: list[Terminal] = field(default_factory=list)
+    addresses: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+    @property
+    def files(self) -> Path:
+        """Where `make_file` puts the daily files."""
+        return self.config.path.parent / "files"
+
+    async def make_file(self, date: str) -> None:
+        """Make the network's file of a business date, yyyymmdd, as its operator does."""
+        command = [
+            *self.program, "conciliation", "make", "-c", str(self.config.path),
+            "--network", self.network, "--date", date, "--role", "red",
+            "--directory", str(self.files),
+        ]  # fmt: skip
+        with trio.move_on_after(MAKE_S):
+            await trio.run_process(
+                command, check=False, stdin=subprocess.DEVNULL, capture_stdout=True,
+                capture_stderr=True,
+            )  # fmt: skip
+
+
+@asynccontextmanager
+async def network_node(
+    directory: Path, network: str, key: PeerKey, platform: tuple[str, int], terminals: int,
+    program: Sequence[str] = PROGRAM,
+) -> AsyncIterator[Sandbox]:  # fmt: skip
+    """A `red` of ours with so many terminals, whose platform is elsewhere."""
+    where = f"{platform[0]}:{platform[1]}"
+    sandbox = await _made(
+        directory, network, program, node_roles=("red",), platform_connect=(where,)
+    )
+    async with opened(sandbox.config) as node:
+        desk, step = Provisioning(node), node.begin()
+        desk.call(
+            step, "network_add", {"number": network, "net_debit_cap": CAP, "key": key.key.hex()}
+        )
+        for number in range(1, terminals + 1):
+            values = {"number": f"{number:08d}", "network": network, "branch": BRANCH}
+            answer = desk.call(step, "terminal_add", values)
+            sandbox.terminals.append(
+                Terminal(answer["peer"], PeerKey(bytes.fromhex(answer["key"]), answer["mac"]))
+            )
+        node.end(step)
+    async with _serving(sandbox):
+        yield sandbox
+
+
+async def _made(
+    directory: Path, network: str, program: Sequence[str], **values: Any
+) -> Sandbox:  # fmt: skip
+    listening = {f"listen_{name}": "127.0.0.1:0" for name in LISTENERS}
+    # In a thread: `init` runs a loop of its own.
+    config = await trio.to_thread.run_sync(
+        lambda: setup.make(directory, **(_VALUES | listening | values))
+    )
+    return Sandbox(config, network, program)
+
+
+@asynccontextmanager
+async def _serving(sandbox: Sandbox) -> AsyncIterator[None]:
+    path = sandbox.config.path
+    command = [*sandbox.program, "serve", "-c", str(path)]
+    async with serving(command, path.parent / "serve.log") as (_, ready):
+        sandbox.addresses = {name: (host, port) for name, (host, port) in ready.items()}
+        yield

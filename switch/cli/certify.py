@@ -1,0 +1,270 @@
+"""`certify`: play the certification pack against a network, and sign what came of it."""
+
+import secrets
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import click
+import msgspec
+import trio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+
+from protocols.session import PeerKey
+from switch.certification import report as reports
+from switch.certification import run, sandbox
+from switch.certification.network_cases import PACK
+from switch.certification.report import CaseReport, CheckFailed, Report
+from switch.certification.stand import Terminal, Times
+from switch.cli.base import Call, CliError, Command, print_fields, print_json, print_table, progress
+from switch.cli.peers import read_object
+from switch.cli.send import Credentials
+from switch.config import Address, Config, parse_address
+from switch.flows import norms
+from switch.ops.keys import MasterKey
+
+DIRECTORY: Final = "certification"
+LANES: Final = 16
+CASES: Final = tuple(pack.id for pack in PACK)
+_SECONDS: Final = click.FloatRange(0.5, 3600)
+_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class Keys(msgspec.Struct):
+    """The file of `--keys`: what `network add` and `terminal add` printed, put together."""
+
+    network: Credentials
+    terminals: list[Credentials]
+
+
+@click.command(cls=Command)
+@click.option("--network", type=norms.network, metavar="NNNN", help="The network to certify.")
+@click.option("--address", metavar="HOST:PORT", help="Where its terminals connect; else our own.")
+@click.option("--keys", type=click.File("rb"), metavar="FILE",
+              help="With --address: keys of network and terminals, as JSON.")  # fmt: skip
+@click.option("--listen", default="127.0.0.1:0", show_default=True, metavar="HOST:PORT",
+              help="Where our platform waits for the network.")  # fmt: skip
+@click.option("--plaintext", is_flag=True, help="Let it listen outside loopback without TLS.")
+@click.option("--files", type=click.Path(file_okay=False, path_type=Path), metavar="DIRECTORY",
+              help="Where the network puts its daily file.")  # fmt: skip
+@click.option("--files-wait", "files_wait_s", type=_SECONDS, default=300, show_default=True,
+              help="Seconds to wait for that file.")  # fmt: skip
+@click.option("--cashier", type=norms.cashier, default="1", show_default=True)
+@click.option("--supervisor", type=norms.supervisor, default="9", show_default=True)
+@click.option("--terminal-s", type=_SECONDS, default=30, show_default=True,
+              help="The network answers a terminal within this.")  # fmt: skip
+@click.option("--platform-s", type=_SECONDS, default=25, show_default=True,
+              help="The network waits so long for its platform.")  # fmt: skip
+@click.option("--issuer-s", type=_SECONDS, default=15, show_default=True,
+              help="A platform waits so long for its issuer.")  # fmt: skip
+@click.option("--confirm-s", type=_SECONDS, default=60, show_default=True,
+              help="A platform waits so long for a confirmation.")  # fmt: skip
+@click.option("--case", "only", type=click.Choice(CASES), multiple=True, metavar="ID",
+              help="Play this case only. Repeatable.")  # fmt: skip
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path), metavar="DIRECTORY",
+              help="Of the report; else `certification` beside the configuration.")  # fmt: skip
+@click.option("--check", "check_path", type=_FILE, metavar="REPORT",
+              help="Verify a signed report instead.")  # fmt: skip
+@click.option("--public-key", metavar="HEX", help="With --check: the signer's; else our own.")
+@click.option("--show-key", is_flag=True, help="Print the public key that reports are signed with.")
+@click.pass_obj
+def certify(
+    call: Call, /, network: str | None, check_path: Path | None, public_key: str | None,
+    show_key: bool, **values: Any,
+) -> None:  # fmt: skip
+    """Certify a network: play the 65 cases of the pack against it and sign a report.
+
+    We are the network's terminals, and the platform that it connects to. Without --address the
+    candidate is a red of our own, made for the run in a directory of its own. Exit code 1 unless
+    every case was played and passed.
+
+    --keys holds {"network": …, "terminals": […, …]}: what `network add --json` and `terminal add
+    --json` print; two terminals for each case that is to run beside others.
+    """
+    if public_key is not None and check_path is None:
+        raise click.UsageError("--public-key goes with --check")
+    if [check_path is not None, show_key, network is not None].count(True) != 1:
+        raise click.UsageError("one of --network, --check and --show-key")
+    if check_path is not None:
+        _check(call, check_path, public_key)
+    elif show_key:
+        call.fields({"public_key": reports.public_hex(_key(call.config()))})
+    else:
+        assert network is not None
+        _certify(call, network, **values)
+
+
+# ---- a report
+
+
+def _check(call: Call, path: Path, public_key: str | None) -> None:
+    if public_key is None:
+        key = _key(call.config()).public_key()
+    else:
+        try:
+            key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key))
+        except ValueError:
+            raise click.BadParameter("64 hex digits", param_hint="--public-key") from None
+    try:
+        found = reports.check(path, key)
+    except CheckFailed as failed:
+        raise CliError(
+            f"{path.name}: {failed}", "do not rely on it; ask for the original"
+        ) from None
+    call.fields({"signature": "good"} | _summary(found))
+
+
+def _key(config: Config) -> Ed25519PrivateKey:
+    return reports.signing_key(MasterKey.load(config.file(config.node.master_key_file)))
+
+
+def _summary(report: Report) -> dict[str, Any]:
+    names = ("network", "candidate", "began", "verdict", "passed", "failed", "not_played")
+    return {name: getattr(report, name) for name in names} | {"seconds": report.seconds}
+
+
+# ---- a run
+
+
+def _certify(
+    call: Call, network: str, *, address: str | None, keys: BinaryIO | None, listen: str,
+    plaintext: bool, output: Path | None, **values: Any,
+) -> None:  # fmt: skip
+    config = call.config()
+    key = _key(config)
+    at = _address(listen, "--listen")
+    if not (plaintext or at.loopback):
+        hint = "--plaintext where the line is protected otherwise, or a tunnel on loopback"
+        raise CliError("our platform would listen outside loopback without TLS", hint)
+    if (address is None) != (keys is None):
+        raise click.UsageError("--address and --keys go together")
+    if keys is None:
+        report = trio.run(_ours, call, config, network, at, values)
+    else:
+        assert address is not None
+        given = _keys(keys, network)
+        report = trio.run(
+            _theirs, call, config, network, _address(address, "--address"), given, at, values
+        )
+    directory = output or config.path.parent / DIRECTORY
+    paths = reports.write(directory, run.file_name(report), report, key)
+    told = _summary(report) | {
+        "files": [str(path) for path in paths], "public_key": reports.public_hex(key)
+    }  # fmt: skip
+    if call.json:
+        print_json(told | {"cases": [_row(case) for case in report.cases]})
+    else:
+        _print(report, told)
+    if not report.ok:
+        raise click.exceptions.Exit(1)
+
+
+async def _ours(
+    call: Call, config: Config, network: str, at: Address, values: dict[str, Any]
+) -> Report:  # fmt: skip
+    key = PeerKey(secrets.token_bytes(32))
+    platform = run.new_platform(network, key, config.calendar())
+    found: Report | None = None
+    with tempfile.TemporaryDirectory(prefix="troncal-certify-") as directory:
+        home = Path(directory) / "red"
+        try:
+            async with (
+                run.listening(platform, at.host, at.port) as where,
+                sandbox.network_node(home, network, key, where, 2 * LANES) as box,
+            ):
+                candidate = run.Network(
+                    network, box.terminals, box.addresses["terminals"], box.files,
+                    make_file=box.make_file,
+                )  # fmt: skip
+                found = await _played(
+                    call, config, candidate, platform, sandbox.TIMES, values["only"]
+                )
+        except* CliError as errors:
+            if found is None:
+                raise
+            for error in errors.exceptions:  # a node that ended badly has its report all the same
+                click.echo(f"error: {error}", err=True)
+    assert found is not None, "a run that ends has its report"
+    return found
+
+
+async def _theirs(
+    call: Call, config: Config, network: str, address: Address, keys: Keys, at: Address,
+    values: dict[str, Any],
+) -> Report:  # fmt: skip
+    platform = run.new_platform(network, keys.network.peer_key(), config.calendar())
+    terminals = [Terminal(t.peer, t.peer_key(), t.version) for t in keys.terminals]
+    candidate = run.Network(
+        network, terminals, address, values["files"], values["files_wait_s"],
+        cashier=values["cashier"], supervisor=values["supervisor"],
+    )  # fmt: skip
+    names = ("terminal", "platform", "issuer", "confirm")
+    times = Times(**{name: values[f"{name}_s"] for name in names})
+    async with run.listening(platform, at.host, at.port) as where:
+        click.echo(f"our platform listens at {where[0]}:{where[1]}", err=True)
+        return await _played(call, config, candidate, platform, times, values["only"])
+
+
+async def _played(
+    call: Call, config: Config, candidate: run.Network, platform: Any, times: Times,
+    only: tuple[str, ...],
+) -> Report:  # fmt: skip
+    columns = (
+        TextColumn("certifying"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.fields[last]}"),
+    )  # fmt: skip
+    with progress(*columns) as bar:
+        task = bar.add_task("cases", total=len(only) or len(PACK), last="")
+
+        def tell(case: CaseReport) -> None:
+            bar.update(task, advance=1, last=f"{case.id} {case.verdict}")
+            if case.verdict == reports.FAILED:
+                bar.console.print(f"{case.id} failed: {case.reason}", highlight=False, markup=False)
+
+        settings = {
+            f"{name} budget, s": value for name, value in msgspec.structs.asdict(times).items()
+        }
+        return await run.certify_network(
+            candidate, platform, times=times, calendar=config.calendar(), progress=tell,
+            only=only, settings=settings,
+        )  # fmt: skip
+
+
+def _address(text: str, option: str) -> Address:
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint=option) from None
+
+
+def _keys(file: BinaryIO, network: str) -> Keys:
+    """Raises: CliError, without any of the keys."""
+    hint = "see `troncal certify --help`"
+    try:
+        found = msgspec.convert(read_object(file), Keys)
+    except msgspec.ValidationError:
+        raise CliError("the file of --keys has no network and terminals", hint) from None
+    if found.network.peer != network:
+        raise CliError(f"the file of --keys is not of network {network}", hint)
+    if len(found.terminals) < 2:
+        raise CliError("the file of --keys needs two terminals or more", hint)
+    repeated = [peer for peer, n in Counter(t.peer for t in found.terminals).items() if n > 1]
+    if repeated:
+        raise CliError(f"terminal {repeated[0]} stands in the file of --keys twice", hint)
+    for one in (found.network, *found.terminals):
+        one.peer_key()
+    return found
+
+
+def _row(case: CaseReport) -> dict[str, Any]:
+    names = ("id", "title", "verdict", "reason", "seconds")
+    return {name: getattr(case, name) for name in names}
+
+
+def _print(report: Report, told: dict[str, Any]) -> None:
+    left = [_row(case) for case in report.cases if case.verdict != reports.PASSED]
+    if left:
+        print_table(left, "Cases that did not pass")
+    print_fields(told)

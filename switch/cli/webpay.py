@@ -1,0 +1,358 @@
+"""`troncal webpay`: keys, signatures and Bitácoras of Webpay, for operators and merchants.
+
+`check-mac` and `bitacora` stand in for programs of the old kit and have its exit codes: 255 for a
+signature that is not good, 1 and 2 for Bitácoras with bad records and files that cannot be read.
+"""
+
+import csv
+import io
+import socket
+import ssl
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import click
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+
+from protocols.webpay import bitacora as records
+from protocols.webpay import events as event_log
+from switch.cli.base import Call, CliError, Group, print_json, print_table
+from switch.config import Config
+from switch.ops.key_store import (
+    KeyInfo,
+    KeyStore,
+    KeyStoreError,
+    private_from_pem,
+    public_from_pem,
+)
+from switch.ops.keys import MasterKey
+
+INVALID: Final = 255
+FILE_BYTES_MAX: Final = 256 << 20
+CONNECT_S: Final = 3.0
+COLUMNS: Final = (
+    "line", "prefix", "respuesta", "order", "merchant", "amount", "auth_code", "accounting_date",
+    "tx_date", "tx_time", "session", "tx_id", "type", "pay_type", "instalments", "outcome",
+    "charged", "reversed", "cause", "mac",
+)  # fmt: skip
+SHORT: Final = (
+    "line", "prefix", "respuesta", "order", "amount", "auth_code", "accounting_date", "tx_time",
+    "pay_type", "outcome", "charged", "reversed", "cause", "mac",
+)  # fmt: skip
+KEY_OPTION: Final = "A name in the key store, or a PEM file."
+
+
+@click.group(cls=Group)
+def webpay() -> None:
+    """Webpay (KCC 6.0): signatures, Bitácoras, keys, and a check of what is configured."""
+
+
+# ---- check-mac
+
+
+@webpay.command("check-mac")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--key", "key_id", default="webpay-101", show_default=True, help=KEY_OPTION)
+@click.pass_obj
+def check_mac(call: Call, file: Path, key_id: str) -> None:
+    """Check the signature of a result: prints CORRECTO (exit 0) or INVALIDO (exit 255).
+
+    FILE holds the received pairs, values decoded, joined by "&", in the order received.
+    """
+    key = _public(call, key_id)
+    try:
+        content = _content(file)
+    except OSError as error:
+        good, reason = False, f"{file}: {error.strerror or error}"
+    else:
+        good, reason = records.check_mac(content, key)
+    click.echo("CORRECTO" if good else "INVALIDO")
+    if not good:
+        click.echo(reason, err=True)
+        raise click.exceptions.Exit(INVALID)
+
+
+# ---- bitacora
+
+
+@webpay.command("bitacora")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), default="table")
+@click.option("--key", "key_id", default="", help=KEY_OPTION + " Checks the signatures.")
+@click.option(
+    "--events", type=click.Path(path_type=Path), help="The kit's TBK_EVN file, for causes."
+)
+@click.pass_obj
+def bitacora(call: Call, file: Path, form: str, key_id: str, events: Path | None) -> None:
+    """Read a Bitácora: what became of each transaction.
+
+    Exit code 1: a record is unreadable, or a signature is bad; 2: a file cannot be read.
+    """
+    key = _public(call, key_id) if key_id else None
+    try:
+        parsed = records.parse(_content(file), key)
+        causes = _causes(_content(events)) if events is not None else {}
+    except OSError as error:
+        click.echo(f"error: {error.filename or file}: {error.strerror or error}", err=True)
+        raise click.exceptions.Exit(2) from None
+    rows = [_row(record, causes) for record in parsed.records]
+    if call.json or form == "json":
+        print_json(rows)
+    elif form == "csv":
+        click.echo(_csv(rows), nl=False)
+    else:
+        print_table([{name: _shown(row[name]) for name in SHORT} for row in rows], empty="")
+        click.echo(f"{len(rows)} records, {parsed.skipped} other lines", err=True)
+    if any(row["outcome"] == "UNREADABLE" or row["mac"] == "bad" for row in rows):
+        raise click.exceptions.Exit(1)
+
+
+def _row(record: records.Record, causes: dict[str, str]) -> dict[str, Any]:
+    """One record as it is printed; a cause only where an acknowledgement is missing."""
+    row: dict[str, Any] = {name: record.value(name) for name, _ in records.COLUMNS}
+    cause = None
+    if record.prefix == "ERR":
+        cause = causes.get(f"tx {row['tx_id']}") or causes.get(f"order {row['order']}")
+    end = record.outcome
+    row |= {
+        "line": record.line,
+        "prefix": record.prefix,
+        "outcome": record.outcome_name,
+        "charged": None if end is None else end.charged,
+        "reversed": None if end is None else end.reversed,
+        "cause": cause,
+        "mac": record.mac,
+    }
+    return {name: row[name] for name in COLUMNS}
+
+
+def _causes(content: bytes) -> dict[str, str]:
+    """Return the codes of missing acknowledgements in an event log, by transaction and order.
+
+    A kit writes two lines for one failure: the transaction's number stands in the first, the
+    order's in the second.
+    """
+    found: dict[str, str] = {}
+    for line in content.split(b"\n"):
+        event = event_log.parse_event(line)
+        if event is None or event.code not in event_log.CAUSES:
+            continue
+        if event.tx_id:
+            found[f"tx {event.tx_id}"] = event.code
+        elif event.detail:
+            found[f"order {event.detail}"] = event.code
+    return found
+
+
+def _csv(rows: Iterable[dict[str, Any]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        writer.writerow([_shown(row[name]) for name in COLUMNS])
+    return out.getvalue()
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else str(value)
+
+
+# ---- keys
+
+
+@webpay.group("key")
+def key() -> None:
+    """The key store: RSA pairs of our own, public keys of merchants and acquirers."""
+
+
+@key.command("new")
+@click.argument("name")
+@click.pass_obj
+def key_new(call: Call, name: str) -> None:
+    """Make a pair of 4096 bits; the private key is stored encrypted."""
+    store = _store(call.config())
+    _told(call, _kept(lambda: store.new(name)))
+
+
+@key.command("add")
+@click.argument("name")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.pass_obj
+def key_add(call: Call, name: str, file: Path) -> None:
+    """Store a public or a private key from a PEM file."""
+    store = _store(call.config())
+    _told(call, _kept(lambda: store.add(name, file.read_bytes())))
+
+
+@key.command("list")
+@click.pass_obj
+def key_list(call: Call) -> None:
+    """Name, bits and SHA-256 of the public key of each."""
+    store = _store(call.config())
+    rows = [_key_row(store.info(name)) for name in store.names()]
+    call.answer(rows, lambda: print_table(rows, empty="no keys"))
+
+
+@key.command("show")
+@click.argument("name")
+@click.pass_obj
+def key_show(call: Call, name: str) -> None:
+    """Print the public key in PEM, to be given to the other side."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    public = _public(call, name)
+    pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    click.echo(pem.decode(), nl=False)
+
+
+def _kept(make: Any) -> KeyInfo:
+    try:
+        info = make()
+    except KeyStoreError as error:
+        raise CliError(str(error)) from None
+    assert isinstance(info, KeyInfo)
+    return info
+
+
+def _told(call: Call, info: KeyInfo) -> None:
+    call.fields(_key_row(info))
+
+
+def _key_row(info: KeyInfo) -> dict[str, Any]:
+    return {
+        "name": info.name,
+        "bits": info.bits,
+        "private": info.private,
+        "sha256": info.sha256,
+    }
+
+
+# ---- doctor
+
+
+@webpay.command("doctor")
+@click.pass_obj
+def doctor(call: Call) -> None:
+    """Check keys, addresses, clock and reachability. Exit code 1: something is wrong."""
+    from switch.cli.webpay_doctor import examine
+
+    config = call.config()
+    rows = examine(config, _store(config), _connect)
+    call.answer(rows, lambda: print_table(rows))
+    if any(row["state"] == "wrong" for row in rows):
+        raise click.exceptions.Exit(1)
+
+
+def _connect(url: str) -> str:
+    """Open a connection to the server of an address. Return what it was.
+
+    Raises:
+        OSError: it cannot be reached, or TLS fails.
+    """
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    with socket.create_connection((parts.hostname or "", port), CONNECT_S) as plain:
+        if parts.scheme != "https":
+            return "open"
+        context = ssl.create_default_context()
+        with context.wrap_socket(plain, server_hostname=parts.hostname) as secure:
+            return secure.version() or "TLS"
+
+
+# ---- from the old kit
+
+
+@webpay.command("import-kit")
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def import_kit(directory: Path) -> None:
+    """Print our sections for an old kit: reads datos/tbk_config.dat of its directory."""
+    from switch.cli.webpay_doctor import kit_toml
+
+    file = directory / "datos" / "tbk_config.dat"
+    try:
+        content = _content(file)
+    except OSError as error:
+        raise CliError(f"{file}: {error.strerror or error}", "name the kit's cgi-bin") from None
+    try:
+        click.echo(kit_toml(content), nl=False)
+    except ValueError as error:
+        raise CliError(f"{file}: {error}") from None
+
+
+@webpay.command("kcc51")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--key", "key_id", required=True, help=KEY_OPTION)
+@click.option(
+    "--direction", type=click.Choice(["merchant_to_webpay", "webpay_to_merchant"]),
+    default="merchant_to_webpay", show_default=True,
+    help="The second needs the merchant's private key.",
+)  # fmt: skip
+@click.pass_obj
+def kcc51(call: Call, file: Path, key_id: str, direction: str) -> None:
+    """Decode an archived message of KCC 5.1; only with allow.kcc51 = true. Proves nothing:
+    anybody with the merchant's public key could have made it."""
+    from protocols.webpay import kcc51 as old
+
+    if not call.config().webpay.allow.kcc51:
+        raise CliError("KCC 5.1 is switched off", "[webpay] allow = { kcc51 = true }")
+    try:
+        wire = _content(file)
+    except OSError as error:
+        raise CliError(f"{file}: {error.strerror or error}") from None
+    try:
+        if direction == "merchant_to_webpay":
+            message = old.open_archived(wire, _public(call, key_id), "merchant_to_webpay")
+        else:
+            message = old.open_archived(wire, _private(call, key_id), "webpay_to_merchant")
+    except ValueError as error:
+        raise CliError(str(error)) from None
+    click.echo(message.decode("latin-1"))
+
+
+# ---- common
+
+
+def _content(file: Path) -> bytes:
+    """Read a file. Raises: OSError, also for what is too large."""
+    with open(file, "rb") as opened:
+        content = opened.read(FILE_BYTES_MAX + 1)
+    if len(content) > FILE_BYTES_MAX:
+        raise OSError(27, "file too large", str(file))
+    return content
+
+
+def _store(config: Config) -> KeyStore:
+    return KeyStore(config.data / "keys", MasterKey.load(config.file(config.node.master_key_file)))
+
+
+def _public(call: Call, key_id: str) -> RSAPublicKey:
+    """Return a public key by PEM file or by name; wrong usage where there is none."""
+    found: Any = None
+    try:
+        if Path(key_id).is_file():
+            found = public_from_pem(Path(key_id).read_bytes())
+        else:
+            found = _store(call.config()).public(key_id)
+    except (LookupError, KeyStoreError) as error:
+        raise click.BadParameter(str(error).strip("'\""), param_hint="--key") from None
+    if not isinstance(found, RSAPublicKey):
+        raise click.BadParameter("no RSA key", param_hint="--key")
+    return found
+
+
+def _private(call: Call, key_id: str) -> RSAPrivateKey:
+    found: Any = None
+    try:
+        if Path(key_id).is_file():
+            found = private_from_pem(Path(key_id).read_bytes())
+        else:
+            found = _store(call.config()).private(key_id)
+    except (LookupError, KeyStoreError) as error:
+        raise click.BadParameter(str(error).strip("'\""), param_hint="--key") from None
+    if not isinstance(found, RSAPrivateKey):
+        raise click.BadParameter("no RSA key", param_hint="--key")
+    return found

@@ -1,0 +1,391 @@
+"""TransfiYa put together: the flow with its banks and keys, the calls, and the HTTP side."""
+
+import hmac
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import trio
+
+from core_ext._journal import JournalFull
+from protocols.transfiya import (
+    KeyFault,
+    ShapeError,
+    SigningKey,
+    action_of,
+    encode,
+    error_body,
+    handle_of,
+    self_test,
+)
+from switch.config import Config, ConfigError, Mistake
+from switch.flows.transfiya import Answer, TransfiyaFlow, Wait
+from switch.flows.transfiya_core import Core, LedgerCore
+from switch.flows.transfiya_jobs import GO, ROLE, BankSide, Job
+from switch.flows.transfiya_records import Directory, key_owner
+from switch.net.calls import Calls
+from switch.node import Node
+from switch.ops.keys import MasterKey, UnsealError
+from switch.ops.metrics import Metrics
+from switch.products import Product
+from switch.remotes import Remotes
+from switch.sections.transfiya import Bank
+from switch.web.mounts import Mount
+from switch.web.transfiya import Credentials, Tokens, TransfiyaSite
+from switch.web.transfiya_calls import Access, NetworkCalls
+
+KEYS_CACHED_MAX: Final = 50_000
+TOKEN_LABEL: Final = b"transfiya/inbound-tokens"
+ANSWER_SLACK_S: Final = 2.0  # from the end of a bank's budget to that of the mount
+
+
+class KeyRing:
+    """Keys of banks and customers, opened when they are asked for."""
+
+    def __init__(self, directory: Directory, master: MasterKey, banks: Mapping[str, Bank]) -> None:
+        self._directory = directory
+        self._master = master
+        self._banks = banks
+        self._cache: dict[tuple[str, str], SigningKey] = {}
+
+    def key(self, bank: str, handle: str) -> SigningKey | None:
+        """The key behind a handle, None where the bank has none for it."""
+        found = self._cache.get((bank, handle))
+        if found is not None:
+            return found
+        settings = self._banks[bank]
+        if handle == settings.bank_signer:
+            name = settings.bank_signer_key.partition(":")[2]
+        else:
+            signer = self._directory.signer(bank, handle)
+            if signer is None:
+                return None
+            name = signer.key
+        found = self.named(name, allow_short=settings.allow_short_secret)
+        if found is None or handle_of(found.public) != handle:
+            return None
+        if len(self._cache) >= KEYS_CACHED_MAX:
+            self._cache.clear()
+        self._cache[bank, handle] = found
+        return found
+
+    def named(self, name: str, *, allow_short: bool) -> SigningKey | None:
+        """A key by its name, None where there is none.
+
+        Raises:
+            KeyFault: too short. UnsealError: sealed under another master key.
+        """
+        record = self._directory.key(name)
+        if record is None:
+            return None
+        secret = self._master.open(record.sealed, purpose="peer-keys", owner=key_owner(name))
+        return SigningKey(secret, allow_short=allow_short)
+
+
+class TransfiyaService:
+    """Carries out jobs, and keeps callers until their answer is durable."""
+
+    def __init__(
+        self, node: Node, flow: TransfiyaFlow, config: Config, calls: Mapping[str, NetworkCalls]
+    ) -> None:
+        section = config.transfiya
+        self._node = node
+        self._flow = flow
+        self._networks = dict(calls)
+        self._waiters: dict[str, _Waiter] = {}
+        self._resuming = trio.CapacityLimiter(section.resume_parallel)
+        acts = {GO: self._go, "resume": self._resume}
+        self.calls = Calls(acts, concurrent_max=section.calls_max + section.resume_parallel)
+
+    # ---- Service
+
+    def ready(self, message: Any) -> None:
+        self.calls.ready(message)
+
+    def flush(self) -> None:
+        self.calls.flush()
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        try:
+            await self.calls.run(task_status=task_status)
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
+                for network in self._networks.values():
+                    await network.aclose()
+
+    def stop(self) -> None:
+        self._flow.serving = False
+        self.calls.stop()
+
+    # ---- jobs
+
+    async def _resume(self, item_id: str) -> None:
+        async with self._resuming:
+            await self._go(item_id)
+
+    async def _go(self, item_id: str) -> None:
+        """Work on an item until it waits for something else than us."""
+        node, flow = self._node, self._flow
+        job = await node.perform(lambda step: flow.advance(step, item_id))
+        self._tell(item_id)
+        while job is not None:
+            job = await self._work(job)
+            self._tell(item_id)
+
+    async def _work(self, job: Job) -> Job | None:
+        outcome = await self._networks[job.bank].run(job)
+        return await self._node.perform(lambda step: self._flow.on_outcome(step, job, outcome))
+
+    def _tell(self, item_id: str) -> None:
+        waiter = self._waiters.get(item_id)
+        if waiter is not None and self._flow.answer(item_id) is not None:
+            waiter.answered.set()
+
+    # ---- Desk
+
+    async def take(self, bank: str, endpoint: str, raw: bytes, value: Any) -> tuple[Answer, str]:
+        """Decide about one call of the network and wait for what it is to be answered."""
+        node, flow = self._node, self._flow
+        arrived_ns = node.clock.wall_ns()
+        try:
+            action_of(value)  # an exception inside a step would stop the node
+        except ShapeError:
+            return self.refusal(bank, "body-invalid"), ""
+        try:
+            taken = await node.perform(
+                lambda step: flow.take(step, bank, endpoint, raw, value, arrived_ns)
+            )
+            if isinstance(taken, Wait):
+                return await self._answer(bank, taken), taken.item if taken.first else ""
+        except JournalFull:
+            return self.refusal(bank, "out-of-service"), ""
+        if endpoint == "action" and taken.status == 200:
+            return taken, f"{bank}|SIGN/{value['labels']['tx_ref']}/{value['action_id']}"
+        return taken, ""
+
+    async def _answer(self, bank: str, wait: Wait) -> Answer:
+        node, flow = self._node, self._flow
+        waiter = self._waiters.setdefault(wait.item, _Waiter())
+        waiter.callers += 1
+        try:
+            with trio.move_on_after(flow.shared.banks[bank].settings.sync_budget_s):
+                if flow.answer(wait.item) is None:
+                    await waiter.answered.wait()
+            # What it is may have been decided by a step that is not durable yet.
+            return await node.perform(lambda step: flow.give_up(step, wait.item))
+        finally:
+            waiter.callers -= 1
+            if not waiter.callers:
+                del self._waiters[wait.item]
+
+    def sent(self, name: str) -> None:
+        """An answer is out: what follows from it may begin."""
+        self._flow.release(name)
+        self.calls.ready(_Order(GO, name))
+        self.calls.flush()
+
+    def refusal(self, bank: str, reason: str) -> Answer:
+        side = self._flow.shared.banks.get(bank)
+        if side is None:
+            return Answer(400, encode(error_body(314, reason)))
+        return Answer(*side.refusal(reason))
+
+
+class _Waiter:
+    """Those who wait for the answer of one item."""
+
+    __slots__ = ("answered", "callers")
+
+    def __init__(self) -> None:
+        self.answered = trio.Event()
+        self.callers = 0
+
+
+class _Order:
+    """A call that no step orders, because nothing changes before it."""
+
+    __slots__ = ("key", "kind")
+
+    def __init__(self, kind: str, key: str) -> None:
+        self.kind = kind
+        self.key = key
+
+
+def secret_of(config: Config, text: str, where: str) -> str:
+    """What `env:NAME` or `file:PATH` names, empty for an empty text.
+
+    Raises:
+        ConfigError: the variable is not set, or the file cannot be read; names neither's content.
+    """
+    kind, _, name = text.partition(":")
+    if not kind:
+        return ""
+    if kind == "env":
+        found = os.environ.get(name)
+        if found is None:
+            raise _mistake(config, where, f"the variable {name} is not set")
+        return found
+    try:
+        return Path(config.file(name)).read_text().strip()
+    except OSError as error:
+        raise _mistake(config, where, f"{name}: {error.strerror}") from None
+
+
+def _mistake(config: Config, where: str, what: str, hint: str = "") -> ConfigError:
+    return ConfigError(config.path, [Mistake(0, where, what, hint)])
+
+
+def _check_settlement_key(config: Config, bank: Bank, ring: KeyRing) -> None:
+    """A bank whose own key is missing, too short or another one does not start."""
+    name = bank.bank_signer_key.partition(":")[2]
+    where = f"transfiya.bank.{bank.id}.bank_signer_key"
+    try:
+        key = ring.named(name, allow_short=bank.allow_short_secret)
+    except KeyFault as error:
+        raise _mistake(config, where, f"key {name}: {error.reason}") from None
+    except UnsealError:
+        raise _mistake(config, where, f"key {name} is sealed under another master key") from None
+    if key is None:
+        raise _mistake(config, where, f"there is no key {name}", "`troncal transfiya key new`")
+    if bank.profile == "v1" and handle_of(key.public) != bank.bank_signer:
+        raise _mistake(config, where, f"bank_signer is not the handle of key {name}")
+
+
+def access_of(config: Config, bank: Bank) -> Access:
+    """How a bank shows itself to the network."""
+    where = f"transfiya.bank.{bank.id}"
+    return Access(
+        network_url=bank.network_url, token_url=bank.token_url, token_style=bank.token_style,
+        client_id=secret_of(config, bank.client_id, f"{where}.client_id"),
+        client_secret=secret_of(config, bank.client_secret, f"{where}.client_secret"),
+        api_key=secret_of(config, bank.api_key, f"{where}.api_key"),
+        call_timeout_s=bank.call_timeout_s, connections_max=config.transfiya.connections_max,
+    )  # fmt: skip
+
+
+def _credentials(config: Config, bank: Bank) -> Credentials:
+    def secret(name: str) -> str:
+        where = f"transfiya.bank.{bank.id}.inbound_{name}"
+        return secret_of(config, getattr(bank, f"inbound_{name}"), where)
+
+    return Credentials(
+        mode=bank.inbound_auth, api_key=secret("api_key"), client_id=secret("client_id"),
+        client_secret=secret("client_secret"), username=secret("username"),
+        password=secret("password"), token_s=bank.inbound_token_s,
+        expired_status=bank.expired_token_status,
+    )  # fmt: skip
+
+
+def _core(node: Node, remotes: Remotes | None, bank: Bank) -> Core:
+    assert bank.core == "ledger", "checked with the configuration"
+    return LedgerCore(bank.id, node.store.ledger, node.calendar)
+
+
+def build(
+    node: Node,
+    remotes: Remotes | None,
+    *,
+    draw: Callable[[int], bytes] = secrets.token_bytes,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> Product:
+    """Make the product; see `switch.products`.
+
+    Args:
+        draw: random bytes. transport: another way to the networks than TCP.
+
+    Raises:
+        ConfigError: a key or a secret is missing.
+    """
+    self_test()
+    config, section = node.config, node.config.transfiya
+    records = node.store.records
+    directory = Directory(records)
+    ring = KeyRing(directory, node.master, {bank.id: bank for bank in section.bank})
+    for bank in section.bank:
+        _check_settlement_key(config, bank, ring)
+    sides = [BankSide(bank, _core(node, remotes, bank)) for bank in section.bank]
+    flow = TransfiyaFlow(records, sides, directory, ring, draw)
+    wall_ns = node.clock.wall_ns
+    calls = {
+        bank.id: NetworkCalls(access_of(config, bank), wall_ns, transport=transport)
+        for bank in section.bank
+    }
+    service = TransfiyaService(node, flow, config, calls)
+    tokens = Tokens(hmac.digest(node.master.subkey("fingerprint"), TOKEN_LABEL, "sha256"))
+    sites = {
+        bank.id: TransfiyaSite(
+            bank.id, bank.mount, service, _credentials(config, bank), tokens, wall_ns
+        )
+        for bank in section.bank
+    }
+    mounts = [
+        Mount(
+            f"{ROLE}-{bank.id}", [bank.mount], sites[bank.id], body_bytes_max=section.max_body,
+            requests_max=section.requests_max, request_s=bank.sync_budget_s + ANSWER_SLACK_S,
+        )
+        for bank in section.bank
+    ]  # fmt: skip
+    measure = _measures(flow, calls, sites)
+    return Product(flow=flow, service=service, mounts=mounts, measure=measure)
+
+
+_COUNTED: Final = {
+    "calls": ("calls", "calls to the network", ("bank", "call", "outcome")),
+    "ended": ("items_ended", "pieces of work that ended", ("bank", "kind", "purpose", "end")),
+    "duplicates": ("duplicates", "calls that came again", ("bank", "endpoint")),
+    "refusals": ("refusals", "calls refused", ("bank", "endpoint", "reason")),
+    "late": ("continue_late", "continues sent after the limit", ("bank",)),
+    "resumed": ("resumed", "items taken up after a start", ("bank", "state")),
+    "core_undo": ("core_undo", "first phases undone in the core", ("bank", "core")),
+    "network_errors": ("network_errors", "codes the network told", ("bank", "code")),
+    "booked": ("booked_minor", "booked, in minor units", ("bank", "purpose", "currency")),
+}
+
+
+def _measures(
+    flow: TransfiyaFlow, calls: Mapping[str, NetworkCalls], sites: Mapping[str, TransfiyaSite]
+) -> Callable[[Metrics], None]:
+    def counted(kind: str) -> dict[tuple[str, ...], int]:
+        return {fact[1:]: n for fact, n in flow.shared.counts.items() if fact[0] == kind}
+
+    def open_items() -> dict[tuple[str, ...], int]:
+        found: dict[tuple[str, ...], int] = {}
+        for item in flow.items.live():
+            fact = (item.bank, item.kind.lower(), item.state.lower())
+            found[fact] = found.get(fact, 0) + 1
+        return found
+
+    def requests() -> Iterator[tuple[tuple[str, ...], int]]:
+        for bank, site in sites.items():
+            for (endpoint, outcome), count in site.requests.items():
+                yield (bank, endpoint, outcome), count
+
+    def tokens() -> dict[tuple[str, ...], int]:
+        return {
+            (bank, outcome): count
+            for bank, network in calls.items()
+            for outcome, count in network.token.counters.as_dict().items()
+        }
+
+    def measure(metrics: Metrics) -> None:
+        for kind, (name, text, labels) in _COUNTED.items():
+            metrics.add_counter(f"{ROLE}_{name}", text, partial(counted, kind), labels)
+        metrics.add_gauge(f"{ROLE}_items", "unfinished work", open_items, ("bank", "kind", "state"))
+        metrics.add_counter(
+            f"{ROLE}_requests", "calls of the network", lambda: dict(requests()),
+            ("bank", "endpoint", "outcome"),
+        )  # fmt: skip
+        metrics.add_counter(
+            f"{ROLE}_token_fetch", "bearer tokens asked for", tokens, ("bank", "outcome")
+        )
+        for bank, site in sites.items():
+            metrics.add_histograms(
+                f"{ROLE}_{bank.replace('-', '_')}_sync", "until the synchronous answer",
+                partial(getattr, site, "seconds"), "endpoint",
+            )  # fmt: skip
+
+    return measure

@@ -1,0 +1,233 @@
+"""Calls to TransfiYa's network: one pooled client per bank, its token, and what an answer means.
+
+Nothing is repeated here but one call after a new token: whether and when a call goes out again is
+decided by the flow, which knows what the call may have done already.
+"""
+
+import base64
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import httpx
+import trio
+
+from core_ext import Counters, Histogram
+from protocols.transfiya import BodyError, classify, decode
+from protocols.transfiya.errors import SERVER_ERROR
+from switch.flows.transfiya_jobs import OK, REFUSED, UNAVAILABLE, Job, Outcome
+from switch.ops.logs import logger
+
+log = logger("transfiya")
+
+ANSWER_BYTES_MAX: Final = 1 << 20
+RENEW_BEFORE_S: Final = 60.0
+TOKEN_PAUSE_S: Final = 1.0  # between two tries to get a token, however many calls wait for it
+RETRY_AFTER_S_MAX: Final = 3600.0
+_UNAVAILABLE: Final = frozenset((401, 403, 408, 425, 429))
+
+COUNTERS = ("fetched", "failed")
+FETCHED, FAILED = range(len(COUNTERS))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """How a bank shows itself to the network. Its repr shows no secret."""
+
+    network_url: str
+    token_url: str = ""
+    token_style: str = "form"
+    client_id: str = field(default="", repr=False)
+    client_secret: str = field(default="", repr=False)
+    api_key: str = field(default="", repr=False)
+    call_timeout_s: float = 5.0
+    connections_max: int = 64
+
+
+class Token:
+    """The bearer token, in memory only: fetched by one task at a time, renewed before its end."""
+
+    def __init__(self, access: Access, client: httpx.AsyncClient) -> None:
+        self._access = access
+        self._client = client
+        self._lock = trio.Lock()
+        self._value = ""
+        self._until_s = 0.0
+        self._failed_s = -TOKEN_PAUSE_S
+        self.generation = 0
+        self.counters = Counters(COUNTERS)
+
+    async def get(self) -> str | None:
+        """The token, fetched where there is none; None: there is none to be had now."""
+        if not self._access.token_url:
+            return ""
+        if trio.current_time() < self._until_s:
+            return self._value
+        async with self._lock:
+            if trio.current_time() < self._until_s:  # another task has fetched it meanwhile
+                return self._value
+            if trio.current_time() < self._failed_s + TOKEN_PAUSE_S:
+                return None
+            return await self._fetch()
+
+    def refused(self, generation: int) -> None:
+        """The token of that generation was not taken: it is not shown again."""
+        if generation == self.generation:
+            self._until_s = 0.0
+
+    async def _fetch(self) -> str | None:
+        try:
+            with trio.fail_after(self._access.call_timeout_s):
+                response = await self._ask()
+            found = decode(response.content) if response.status_code == 200 else None
+            value = found.get("access_token") if isinstance(found, dict) else None
+            life_s = found.get("expires_in", 3600) if isinstance(found, dict) else 0
+            if not isinstance(value, str) or not isinstance(life_s, int | float):
+                value = None
+        except (httpx.HTTPError, trio.TooSlowError, BodyError):
+            value, life_s = None, 0
+        if value is None:
+            self.counters.add(FAILED)
+            self._failed_s = trio.current_time()
+            log.warning("token_failed")
+            return None
+        self.counters.add(FETCHED)
+        self.generation += 1
+        self._value = value
+        margin_s = min(RENEW_BEFORE_S, life_s / 2)
+        self._until_s = trio.current_time() + life_s - margin_s
+        return value
+
+    async def _ask(self) -> httpx.Response:
+        access = self._access
+        if access.token_style == "tinapi":
+            pair = base64.b64encode(f"{access.client_id}{access.client_secret}".encode()).decode()
+            headers = {"authorization": f"Basic {pair}"}
+            return await self._client.post(access.token_url, headers=headers)
+        form = {
+            "grant_type": "client_credentials",
+            "client_id": access.client_id,
+            "client_secret": access.client_secret,
+        }
+        return await self._client.post(access.token_url, data=form)
+
+
+class NetworkCalls:
+    """Carries out the jobs of one bank.
+
+    Args:
+        wall_ns: the node's wall clock, for nonces and for the instant of answers.
+        transport: another one than the network's, for tests in one process.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        wall_ns: Callable[[], int],
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._access = access
+        self._wall_ns = wall_ns
+        limits = httpx.Limits(
+            max_connections=access.connections_max,
+            max_keepalive_connections=access.connections_max,
+            keepalive_expiry=30.0,
+        )
+        self._client = httpx.AsyncClient(
+            limits=limits, transport=transport, follow_redirects=False,
+            timeout=httpx.Timeout(access.call_timeout_s),
+            headers={"content-type": "application/json", "accept": "application/json"},
+        )  # fmt: skip
+        self.token = Token(access, self._client)
+        self.seconds: dict[str, Histogram] = {}
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    async def run(self, job: Job) -> Outcome:
+        """Make one call; never raises for anything the network does."""
+        began_s = trio.current_time()
+        outcome = await self._once(job)
+        if outcome.http in (401, 403) and self._access.token_url:
+            outcome = await self._once(job)
+        elapsed_ns = int((trio.current_time() - began_s) * 1e9)
+        self.seconds.setdefault(job.call, Histogram()).record(elapsed_ns)
+        log.info(
+            "call", bank=job.bank, call=job.call, outcome=outcome.status, http=outcome.http,
+            code=outcome.code, ms=elapsed_ns // 1_000_000,
+        )  # fmt: skip
+        return outcome
+
+    async def _once(self, job: Job) -> Outcome:
+        token = await self.token.get()
+        generation = self.token.generation
+        if token is None:
+            return Outcome(UNAVAILABLE, self._wall_ns())
+        try:
+            with trio.fail_after(self._access.call_timeout_s):
+                response, raw = await self._exchange(job, token)
+        except (httpx.HTTPError, httpx.InvalidURL, trio.TooSlowError, _TooLong):
+            return Outcome(UNAVAILABLE, self._wall_ns())
+        outcome = self._outcome(response, raw)
+        if outcome.http in (401, 403):
+            self.token.refused(generation)
+        warning = response.headers.get("x-minka-warning")
+        if warning:
+            log.warning("network_warning", bank=job.bank, call=job.call, text=warning[:200])
+        return outcome
+
+    async def _exchange(self, job: Job, token: str) -> tuple[httpx.Response, bytes]:
+        headers = {"x-nonce": f"{self._wall_ns() // 1_000_000}-{_uuid4()}"}
+        if token:
+            headers["authorization"] = f"Bearer {token}"
+        if self._access.api_key:
+            headers["x-api-key"] = self._access.api_key
+        request = self._client.build_request(
+            job.method, self._access.network_url.rstrip("/") + job.path, headers=headers,
+            content=job.body, params=dict(job.query) or None,
+        )  # fmt: skip
+        response = await self._client.send(request, stream=True)
+        try:
+            raw = b""
+            async for piece in response.aiter_bytes():
+                raw += piece
+                if len(raw) > ANSWER_BYTES_MAX:
+                    raise _TooLong
+        finally:
+            await response.aclose()
+        return response, raw
+
+    def _outcome(self, response: httpx.Response, raw: bytes) -> Outcome:
+        http, at_ns = response.status_code, self._wall_ns()
+        value: Any = None
+        try:
+            value = decode(raw) if raw else None
+        except BodyError:
+            value = None
+        ok, code = classify(http, value)
+        wished_s = _seconds(response.headers.get("retry-after", ""))
+        silent = 300 <= http < 400 or http in _UNAVAILABLE or http >= 500
+        nonsense = http < 300 and not isinstance(value, dict | list)
+        if silent or nonsense or code == SERVER_ERROR:
+            status = UNAVAILABLE
+        else:
+            status = OK if ok or (http < 300 and isinstance(value, list)) else REFUSED
+        return Outcome(status, at_ns, http, code, value, raw, wished_s)
+
+
+class _TooLong(Exception):
+    """An answer beyond all measure."""
+
+
+def _uuid4() -> str:
+    """A random UUID, as nonces want it."""
+    text = secrets.token_hex(16)
+    variant = "89ab"[int(text[16], 16) % 4]
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
+
+
+def _seconds(text: str) -> float:
+    """Retry-After in seconds; 0 for none, for a date, for nonsense."""
+    return min(float(text), RETRY_AFTER_S_MAX) if text.isascii() and text.isdigit() else 0.0

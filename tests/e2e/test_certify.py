@@ -1,0 +1,355 @@
+"""`certify`: our own node passes, one with a planted fault fails where it must, reports hold."""
+
+import json
+import os
+import secrets
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+from click.testing import CliRunner, Result
+
+from protocols.session import PeerKey
+from switch.calendar import Calendar
+from switch.certification import network_cases, report, run, sandbox
+from switch.certification.report import CaseReport, Report
+from switch.certification.stand import Pack, Stand
+from switch.cli import root, setup
+from switch.ops.keys import MasterKey
+
+ROOT = Path(__file__).parents[2]
+NETWORK = "0012"
+PACK = [pack.id for pack in network_cases.PACK]
+Cli = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("TRONCAL_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+@pytest.fixture
+def cli() -> Cli:
+    def invoke(*arguments: object) -> Result:
+        return CliRunner().invoke(root, [str(a) for a in arguments], prog_name="troncal")
+
+    return invoke
+
+
+def test_the_pack_is_that_of_the_domain() -> None:
+    """The 65 cases by name: X001–X011, X106, X113–X120, X125, V, R, I, T, D and C."""
+    wanted = [f"X{n:03}" for n in (*range(1, 12), 106, *range(113, 121), 125)]
+    for letter, numbers in (
+        ("V", range(1, 6)), ("R", range(1, 8)), ("I", range(1, 8)), ("T", (*range(1, 8), 17)),
+        ("D", (*range(1, 9), 12)), ("C", range(1, 9)),
+    ):  # fmt: skip
+        wanted += [f"{letter}{number:02}" for number in numbers]
+    assert wanted == PACK
+    assert len(PACK) == 65
+
+
+def test_our_own_node_passes_every_case(cli: Cli, tmp_path: Path) -> None:
+    setup.make(tmp_path)
+    done = cli("certify", "--network", NETWORK, "--json")
+    told = json.loads(done.stdout.splitlines()[-1])
+    left = [(c["id"], c["reason"]) for c in told["cases"] if c["verdict"] != "passed"]
+    assert (left, told["verdict"], told["passed"], done.exit_code) == ([], "passed", 65, 0)
+    assert [case["id"] for case in told["cases"]] == PACK
+    files = {Path(file).suffix: Path(file) for file in told["files"]}
+    _tells_everything(files[".json"], files[".html"])
+    checked = cli("certify", "--check", files[".html"], "--json")
+    assert json.loads(checked.stdout)["signature"] == "good"
+    by_key = ("certify", "--check", files[".sig"], "--public-key")
+    assert cli(*by_key, told["public_key"]).exit_code == 0
+    assert cli(*by_key, "00" * 32).exit_code == 1
+    assert told["public_key"] in cli("certify", "--show-key").stdout
+
+
+def _tells_everything(path: Path, page: Path) -> None:
+    """What was sent, expected and came, with times, and nothing of a person or a code."""
+    found = msgspec.json.decode(path.read_bytes(), type=Report)
+    assert found.ok
+    for case in found.cases:
+        assert case.checks, case.id
+        assert all(check.ok for check in case.checks), case.id
+        if not case.id.startswith("C"):
+            assert case.exchanges, case.id
+        assert case.seconds >= 0
+    text = path.read_text() + page.read_text()
+    for secret in ("4567890", "004512", "482915", "00451234"):
+        assert secret not in text
+    assert all(f'id="{case.id}"' in page.read_text() for case in found.cases)
+    assert "<script" not in page.read_text()
+
+
+# ---- candidates with a fault
+
+# Each is planted into the program of the candidate; what it breaks is named beside it.
+FAULTS = {
+    "reverses nothing": (
+        "Red._fail = lambda self, step, o, key, reason: (setattr(o, 'code', '91'),"
+        " setattr(o, 'key', key), self._move(o, 'failed', step))",
+        ("X106", "X119", "R01", "D05"),
+        ("X001", "X002", "V01", "I02"),
+    ),
+    "takes a decline for an approval": (
+        "decide = Red._decide\n"
+        "Red._decide = lambda self, step, o, a: decide(self, step, o,"
+        " msgspec.structs.replace(a, code='00', key='APROBADA') if a.code == '51' else a)",
+        ("X002", "I07"),
+        ("X001", "X003", "T03", "D01"),
+    ),
+    "tells the cashier to pay twice": (
+        "answers.instruction = lambda o, later: 'ENTREGUE' if o.kind == 'cash_out' else 'RECIBA'",
+        ("X001", "X002", "V01", "I02", "D01", "D02"),
+        ("X007",),
+    ),
+    "drops the zeros of codes": (
+        "token = Red._token\n"
+        "Red._token = lambda self, text: token(self, text)\n"
+        "ask = PlatformPort.ask\n"
+        "PlatformPort.ask = lambda self, step, m, key: ask(self, step, msgspec.structs.replace(m,"
+        " token='1' + m.token[1:]) if isinstance(getattr(m, 'token', None), str) else m, key)",
+        ("X001", "T02", "T17"),
+        ("X002", "D01", "T03"),
+    ),
+}  # fmt: skip
+PLANTED = """
+import sys
+import msgspec
+import switch.flows.answers as answers
+from switch.flows.platform_port import PlatformPort
+from switch.flows.red import Red
+from switch.__main__ import main
+{fault}
+sys.argv[0] = "troncal"
+main()
+"""
+
+
+async def certified(directory: Path, only: list[str], fault: str) -> dict[str, CaseReport]:
+    """A run against a node of ours whose program has a fault."""
+    calendar = Calendar("America/Asuncion")
+    key = PeerKey(secrets.token_bytes(32))
+    platform = run.new_platform(NETWORK, key, calendar)
+    program = (sys.executable, "-c", PLANTED.format(fault=fault))
+    told: list[CaseReport] = []
+    async with (
+        run.listening(platform, "127.0.0.1", 0) as at,
+        sandbox.network_node(directory / "red", NETWORK, key, at, 2 * len(only), program) as box,
+    ):
+        candidate = run.Network(NETWORK, box.terminals, box.addresses["terminals"])
+        found = await run.certify_network(
+            candidate, platform, times=sandbox.TIMES, calendar=calendar, progress=told.append,
+            only=only,
+        )  # fmt: skip
+    assert {case.id for case in told} == set(only)
+    assert found.verdict == "failed"
+    return {case.id: case for case in found.cases}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+async def test_a_fault_fails_the_right_cases(tmp_path: Path, name: str) -> None:
+    fault, failing, passing = FAULTS[name]
+    found = await certified(tmp_path, [*failing, *passing], fault)
+    verdicts = {case: found[case].verdict for case in (*failing, *passing)}
+    assert verdicts == dict.fromkeys(failing, "failed") | dict.fromkeys(passing, "passed")
+    for case in failing:
+        assert found[case].reason
+        assert not found[case].checks[-1].ok
+    left = [case for case in found.values() if case.id not in verdicts]
+    assert {case.verdict for case in left} == {"not played"}
+
+
+# ---- candidates that are none
+
+
+@contextmanager
+def peer_that(says: bytes) -> Iterator[tuple[str, int]]:
+    """A listener that says so to whoever connects, and closes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(4096)
+                    if says:
+                        connection.sendall(says)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
+
+
+def keys_file(directory: Path, **changes: Any) -> Path:
+    path = directory / "keys.json"
+    keys: dict[str, Any] = {
+        "network": {"peer": NETWORK, "key": "11" * 32},
+        "terminals": [{"peer": f"{n:08}", "key": "22" * 32} for n in (1, 2)],
+    } | changes  # fmt: skip
+    path.write_text(json.dumps(keys))
+    return path
+
+
+@pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00\x09" + bytes(9)])
+def test_a_peer_that_speaks_something_else(cli: Cli, tmp_path: Path, says: bytes) -> None:
+    setup.make(tmp_path)
+    with peer_that(says) as (host, port):
+        done = cli("certify", "--network", NETWORK, "--address", f"{host}:{port}",
+                   "--keys", keys_file(tmp_path), "--json")  # fmt: skip
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (done.exit_code, told["verdict"], told["failed"]) == (1, "failed", 65)
+    assert all(c["reason"].startswith(f"no session with {host}:{port}: ") for c in told["cases"])
+
+
+def test_nobody_listens(cli: Cli, tmp_path: Path) -> None:
+    setup.make(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    done = cli("certify", "--network", NETWORK, "--address", f"127.0.0.1:{port}", "--keys",
+               keys_file(tmp_path), "--case", "X001", "--json")  # fmt: skip
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (done.exit_code, told["verdict"]) == (1, "failed")
+    assert (told["failed"], told["not_played"]) == (1, 64)
+    assert "no connection" in told["cases"][0]["reason"]
+
+
+# ---- reports
+
+
+def made(directory: Path) -> tuple[Path, Any]:
+    key = report.signing_key(MasterKey(bytes(range(32))))
+    cases = [CaseReport("X001", "<b>title</b>", "failed", "why & how")]
+    found = Report(
+        1, "troncal", NETWORK, "network", "127.0.0.1:1", "2026-01-01T00:00:00.000Z",
+        "2026-01-01T00:00:01.000Z", 1.0, "failed", 0, 1, 0, {}, cases,
+    )  # fmt: skip
+    paths = report.write(directory, run.file_name(found), found, key)
+    return paths[0], key
+
+
+def test_a_report_that_was_changed(tmp_path: Path) -> None:
+    path, key = made(tmp_path)
+    assert path.name == "certification_network_0012_20260101T000000Z.json"
+    assert report.check(path, key.public_key()).failed == 1
+    with pytest.raises(FileExistsError):
+        made(tmp_path)
+    for suffix in (".json", ".html", ".sig"):
+        changed = path.with_suffix(suffix)
+        good = changed.read_bytes()
+        for at in range(0, len(good), max(len(good) // 50, 1)):
+            changed.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+            with pytest.raises(report.CheckFailed):
+                report.check(path, key.public_key())
+        changed.write_bytes(good)
+    assert report.check(path.with_suffix(".html"), key.public_key()).failed == 1
+    other = path.with_name("certification_network_0013_20260101T000000Z.json")
+    for suffix in (".json", ".html", ".sig"):
+        path.with_suffix(suffix).rename(other.with_suffix(suffix))
+    with pytest.raises(report.CheckFailed, match="not of this report"):
+        report.check(other, key.public_key())
+
+
+def test_a_page_shows_what_a_peer_said_as_text(tmp_path: Path) -> None:
+    page = made(tmp_path)[0].with_suffix(".html").read_text()
+    assert "&lt;b&gt;title&lt;/b&gt;" in page
+    assert "why &amp; how" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--network", "12"), "Invalid value"),
+        ((), "one of --network, --check and --show-key"),
+        (("--network", NETWORK, "--show-key"), "one of --network"),
+        (("--network", NETWORK, "--address", "127.0.0.1:1"), "--address and --keys go together"),
+        (("--network", NETWORK, "--case", "X999"), "Invalid value"),
+        (("--network", NETWORK, "--listen", "0.0.0.0:0"), "outside loopback"),
+        (("--network", NETWORK, "--listen", "nowhere"), "Invalid value"),
+        (("--show-key", "--public-key", "00"), "goes with --check"),
+    ],
+)
+def test_mistakes_are_told(cli: Cli, tmp_path: Path, words: tuple[str, ...], told: str) -> None:
+    setup.make(tmp_path)
+    done = cli("certify", *words)
+    assert done.exit_code in (1, 2)
+    assert told in done.output
+    assert not (tmp_path / "certification").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"network": {"peer": "0013", "key": "11" * 32}}, "is not of network 0012"),
+        ({"terminals": [{"peer": "00000001", "key": "22" * 32}]}, "two terminals"),
+        ({"terminals": [{"peer": "00000001", "key": "22" * 32}] * 2}, "twice"),
+        ({"terminals": [{"peer": "1", "key": "secret"}, {"peer": "2", "key": "x"}]}, "64 hex"),
+        ({"terminals": 7}, "no network and terminals"),
+    ],
+)
+def test_bad_keys_are_told_without_a_word_of_them(
+    cli: Cli, tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    setup.make(tmp_path)
+    done = cli("certify", "--network", NETWORK, "--address", "127.0.0.1:1", "--keys",
+               keys_file(tmp_path, **changes))  # fmt: skip
+    assert done.exit_code == 1
+    assert told in done.output
+    assert "secret" not in done.output
+    assert "22" * 32 not in done.output
+
+
+def test_a_signature_that_is_none(cli: Cli, tmp_path: Path) -> None:
+    setup.make(tmp_path)
+    path, _ = made(tmp_path / "reports")
+    assert "not by that key" in cli("certify", "--check", path).output
+    path.with_suffix(".sig").write_text("{}")
+    assert "not readable" in cli("certify", "--check", path).output
+    path.with_suffix(".sig").unlink()
+    assert cli("certify", "--check", path).exit_code == 1
+    assert cli("certify", "--check", path, "--public-key", "x").exit_code == 2
+
+
+async def test_every_wait_has_a_budget(autojump_clock: object) -> None:
+    """A candidate that takes connections and says nothing: every case ends, with its reason."""
+
+    async def nobody() -> trio.abc.Stream:
+        ours, theirs = trio.testing.memory_stream_pair()
+        kept.append(theirs)
+        return ours
+
+    async def hangs(case: object) -> None:
+        await trio.sleep_forever()
+
+    kept: list[trio.abc.Stream] = []
+    told: list[CaseReport] = []
+    platform = run.new_platform(NETWORK, PeerKey(bytes(32)), Calendar("America/Asuncion"))
+    terminals = [sandbox.Terminal(f"{n:08}", PeerKey(bytes(32))) for n in (1, 2)]
+    stand = Stand(
+        times=run.Times(), connect=nobody, terminals=terminals, platform=platform,
+        progress=told.append,
+    )  # fmt: skip
+    packs = [Pack("X001", "normal", network_cases.x001), Pack("X002", "hangs", hangs)]
+    reports = [CaseReport(pack.id, pack.title) for pack in packs]
+    with trio.fail_after(3600):
+        await stand.run(packs, reports)
+    assert [case.verdict for case in reports] == ["failed", "failed"]
+    assert all("no answer to the sign-on within" in case.reason for case in reports)
+    assert len(told) == 2

@@ -1,0 +1,219 @@
+"""`troncal webpay`: outputs and exit codes as the old kit's programs had them (WP-54)."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from switch.cli import root
+from switch.cli import setup as made
+from tests.webpay_shops import private_pem, public, public_pem, vectors
+
+CHECK_MAC = vectors()["check_mac"]
+PARSED = vectors()["bitacora_parse"]
+ROUND_TRIPS = vectors()["kit_round_trip"]
+
+
+def run(*arguments: object) -> Result:
+    """One command; what it printed and its exit code."""
+    return CliRunner().invoke(root, [str(a) for a in arguments], catch_exceptions=False)
+
+
+def pem(directory: Path, name: str) -> Path:
+    path = directory / f"{name}.pem"
+    path.write_bytes(public_pem(name))
+    return path
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Path:
+    """The configuration of an empty node."""
+    return made.make(tmp_path / "node").path
+
+
+# ---- check-mac
+
+
+@pytest.mark.parametrize("case", CHECK_MAC, ids=lambda case: f"WP-54-{case['id']}")
+def test_check_mac_says_and_exits_as_the_kits_program(tmp_path: Path, case: Any) -> None:
+    file = tmp_path / "received"
+    file.write_bytes(case["file"].encode("latin-1"))
+    done = run("webpay", "check-mac", file, "--key", pem(tmp_path, case["key"]))
+    assert (done.stdout, done.exit_code) == (case["expect"]["stdout"], case["expect"]["exit"])
+    assert bool(done.stderr) == (case["expect"]["exit"] != 0)
+
+
+def test_wp_54_a_missing_file_is_invalid_and_a_wrong_key_is_wrong_usage(tmp_path: Path) -> None:
+    done = run("webpay", "check-mac", tmp_path / "none", "--key", pem(tmp_path, "webpay_cert_101"))
+    assert (done.stdout, done.exit_code) == ("INVALIDO\n", 255)
+    (tmp_path / "text.pem").write_text("no key")
+    for arguments in ((), ("a", "b"), (tmp_path, "--key", tmp_path / "text.pem")):
+        done = run("webpay", "check-mac", *arguments)
+        assert (done.stdout, done.exit_code) == ("", 2)
+
+
+@given(content=st.binary(max_size=300))
+def test_wp_54_check_mac_never_crashes(content: bytes) -> None:
+    with TemporaryDirectory() as directory:
+        file = Path(directory, "f")
+        file.write_bytes(content)
+        key = pem(Path(directory), "webpay_cert_101")
+        done = run("webpay", "check-mac", file, "--key", key)
+    assert (done.stdout, done.exit_code) == ("INVALIDO\n", 255)
+
+
+# ---- bitacora
+
+
+@pytest.mark.parametrize("case", PARSED, ids=lambda case: f"WP-54-{case['id']}")
+def test_bitacora_prints_every_record_in_all_formats(tmp_path: Path, case: Any) -> None:
+    file = tmp_path / "tbk_bitacora.log"
+    file.write_bytes(case["text"].encode("latin-1"))
+    key = ("--key", pem(tmp_path, case["key"])) if case["key"] else ()
+    expected = case["expect"]["records"]
+    bad = any(r["outcome"] == "UNREADABLE" or r.get("mac") == "bad" for r in expected)
+    done = run("webpay", "bitacora", file, *key, "--format", "json")
+    rows = json.loads(done.stdout)
+    assert (done.exit_code, len(rows)) == (int(bad), len(expected))
+    for row, record in zip(rows, expected, strict=True):
+        for name, value in record.items():
+            if name != "n_pairs":
+                assert row[name] == value, (name, row["line"])
+    done = run("webpay", "bitacora", file, *key, "--format", "csv")
+    table = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert done.exit_code == int(bad)
+    assert [list(row) for row in table] == [list(row) for row in rows]
+    assert [row["order"] for row in table] == [row["order"] or "" for row in rows]
+    done = run("webpay", "bitacora", file, *key)
+    assert done.exit_code == int(bad)
+    assert all(record["outcome"] in done.stdout for record in expected)
+
+
+def test_wp_54_the_seeds_records_read_as_its_matrix_says(tmp_path: Path) -> None:
+    case = next(c for c in PARSED if c["source"].startswith("seed"))
+    file = tmp_path / "seed.log"
+    file.write_bytes(case["text"].encode("latin-1"))
+    rows = json.loads(run("webpay", "bitacora", file, "--json").stdout)
+    assert [(r["outcome"], r["charged"], r["reversed"]) for r in rows] == [
+        ("CONFIRMED", True, False),
+        ("DECLINED", False, False),
+        ("REVERSED", False, True),
+    ]
+
+
+@pytest.mark.parametrize("case", ROUND_TRIPS, ids=lambda case: f"WP-54-{case['id']}")
+def test_the_kits_event_log_tells_why_an_acknowledgement_is_missing(
+    tmp_path: Path, case: Any
+) -> None:
+    (tmp_path / "b.log").write_bytes(case["bitacora_line"].encode("latin-1"))
+    (tmp_path / "e.log").write_bytes(case["event_log"].encode("latin-1"))
+    done = run(
+        "webpay", "bitacora", tmp_path / "b.log", "--events", tmp_path / "e.log", "--json",
+        "--key", pem(tmp_path, case["verify_with"]),
+    )  # fmt: skip
+    (row,) = json.loads(done.stdout)
+    rejected = case["kit_reply_message"] == "ERR"
+    assert row["cause"] == ("46" if rejected else None)
+    assert (row["outcome"], row["mac"]) == ("REVERSED" if rejected else "CONFIRMED", "ok")
+
+
+def test_wp_54_a_file_that_cannot_be_read_exits_2(tmp_path: Path) -> None:
+    done = run("webpay", "bitacora", tmp_path / "none.log")
+    assert (done.stdout, done.exit_code) == ("", 2)
+
+
+# ---- keys
+
+
+def test_keys_are_stored_listed_and_used_by_name(tmp_path: Path, node: Path) -> None:
+    public_file = pem(tmp_path, "webpay_cert_101")
+    (tmp_path / "own.pem").write_bytes(private_pem("merchant_test_2048"))
+    done = run("webpay", "key", "add", "webpay-101", public_file, "-c", node, "--json")
+    assert json.loads(done.stdout)["sha256"] == vectors()["keys"]["webpay_cert_101"]["spki_sha256"]
+    run("webpay", "key", "add", "merchant-1", tmp_path / "own.pem", "-c", node)
+    rows = json.loads(run("webpay", "key", "list", "-c", node, "--json").stdout)
+    assert [(r["name"], r["bits"], r["private"]) for r in rows] == [
+        ("merchant-1", 2048, True),
+        ("webpay-101", 4096, False),
+    ]
+    stored = (node.parent / "data" / "keys" / "merchant-1.key").read_bytes()
+    assert b"PRIVATE" not in stored
+    assert private_pem("merchant_test_2048")[40:80] not in stored
+    file = tmp_path / "received"
+    file.write_bytes(CHECK_MAC[0]["file"].encode("latin-1"))
+    assert run("webpay", "check-mac", file, "-c", node).stdout == "CORRECTO\n"
+    shown = run("webpay", "key", "show", "merchant-1", "-c", node).stdout
+    assert shown.encode() == public_pem("merchant_test_2048")
+
+
+def test_another_key_never_takes_a_name(tmp_path: Path, node: Path) -> None:
+    run("webpay", "key", "add", "a", pem(tmp_path, "webpay_cert_101"), "-c", node)
+    done = run("webpay", "key", "add", "a", pem(tmp_path, "webpay_prod_101"), "-c", node)
+    assert done.exit_code == 1
+    assert "another key" in done.stderr
+    assert (
+        run("webpay", "key", "add", "../a", pem(tmp_path, "webpay_cert_101"), "-c", node).exit_code
+        == 1
+    )
+
+
+def test_a_new_key_has_4096_bits(node: Path) -> None:
+    row = json.loads(run("webpay", "key", "new", "webpay-101", "-c", node, "--json").stdout)
+    assert (row["bits"], row["private"]) == (4096, True)
+
+
+# ---- archives and old kits
+
+
+@pytest.mark.parametrize("case", vectors()["kcc51"], ids=lambda case: f"WP-38-{case['id']}")
+def test_kcc51_is_off_and_then_decodes(
+    tmp_path: Path, node: Path, case: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wire").write_bytes(case["wire"].encode("latin-1"))
+    (tmp_path / "k.pem").write_bytes(private_pem(case["key"]))
+    arguments = (
+        "webpay", "kcc51", tmp_path / "wire", "--key", tmp_path / "k.pem", "--direction",
+        case["direction"], "-c", node,
+    )  # fmt: skip
+    off = run(*arguments)
+    assert (off.exit_code, off.stdout) == (1, "")
+    monkeypatch.setenv("TRONCAL_WEBPAY_ALLOW_KCC51", "true")
+    assert run(*arguments).stdout == case["message"] + "\n"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_an_old_kits_configuration_becomes_ours(tmp_path: Path, node: Path, end: str) -> None:
+    lines = [
+        "IDCOMERCIO = 597026007976", "TBK_KEY_ID = 101",
+        "URLCGICOM = http://127.0.0.1/cgi-bin/tbk_bp_resultado.cgi", "SERVERCOM = 127.0.0.1",
+        "PORTCOM = 80", "HTML_TR_NORMAL = http://127.0.0.1/xt_compra.php", "TIMEOUT = 30",
+    ]  # fmt: skip
+    (tmp_path / "datos").mkdir()
+    (tmp_path / "datos" / "tbk_config.dat").write_bytes((end.join(lines) + end).encode())
+    toml = run("webpay", "import-kit", tmp_path).stdout
+    assert 'closing = "http://127.0.0.1/xt_compra.php"' in toml
+    node.write_text(node.read_text() + "\n" + toml)
+    assert run("check-config", "-c", node).exit_code == 0
+
+
+def test_doctor_finds_what_is_missing(tmp_path: Path, node: Path) -> None:
+    assert run("webpay", "doctor", "-c", node).exit_code == 0
+    node.write_text(
+        node.read_text() + '\n[webpay_shop."597026007976"]\nkey = "merchant-597026007976"\n'
+    )
+    done = run("webpay", "doctor", "-c", node, "--json")
+    rows = {(r["what"], r["subject"]): r["state"] for r in json.loads(done.stdout)}
+    assert done.exit_code == 1
+    assert rows["key", "merchant-597026007976"] == "wrong"
+    (tmp_path / "m.pem").write_bytes(private_pem("merchant_test_2048"))
+    run("webpay", "key", "add", "merchant-597026007976", tmp_path / "m.pem", "-c", node)
+    run("webpay", "key", "add", "webpay-101", pem(tmp_path, "sim_webpay_4096"), "-c", node)
+    assert run("webpay", "doctor", "-c", node).exit_code == 0
+    assert public("sim_webpay_4096").key_size == 4096
