@@ -3,7 +3,10 @@
 #
 #   make demo       everything on loopback with real traffic        make test       the suite
 #   make bench      figures of this machine                         make fuzz       longer, random
-#   make torture    fifty kills, a million records replayed
+#   make torture    real processes killed, stopped and partitioned for ten minutes, then compared;
+#                   SECONDS long, with the faults of SEED
+#   make kills      one process: fifty kills, a million records replayed
+#   make coverage   lines and branches of flows and protocols, lines of the native core
 #   make sim        simulated storms of faults, SECONDS long from SEED on; SECONDS=0: that one only
 #   make lint       ruff                make typecheck   mypy, stubtest
 #   make sanitize   the native parts under ASan and UBSan           make clean      back to sources
@@ -28,14 +31,19 @@ EXTRA = $(PY) -c "import sys, tomllib; \
 	print('\n'.join(project['optional-dependencies'][sys.argv[1]]))"
 STUBBED = $(subst /,.,$(basename $(wildcard core_ext/*.pyx bench/*/*.pyx)))
 
-.PHONY: demo test bench lint typecheck fuzz torture sim sanitize reference clean native
+.PHONY: demo test bench lint typecheck fuzz torture kills coverage sim sanitize reference clean native
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/native
 	$(BIN)/troncal demo
 
+# Two processes at once, but for what measures time or needs the machine for itself. Node, which
+# some tests ask what others' packages say, lies in the venv.
+test: export PATH := $(CURDIR)/$(BIN):$(PATH)
 test: $(VENV)/native $(VENV)/test
-	$(PY) -m pytest
+	@sh tools/system-packages browser
+	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not alone"
+	$(PY) -m pytest -m alone
 
 bench: $(VENV)/native $(VENV)/test
 	$(PY) -m pytest bench --benchmark-enable --benchmark-disable-gc --benchmark-min-rounds=30
@@ -52,9 +60,31 @@ typecheck: $(VENV)/native $(VENV)/test $(VENV)/dev
 fuzz: $(VENV)/native $(VENV)/test
 	TRONCAL_FUZZ=$(FUZZ) $(PY) -m pytest tests/unit tests/protocols tests/flows -q --timeout=1200
 
-# Fifty kills at random moments, and the replay of a million records.
+# red, sicoop, ceibo and a bank under load, with faults of processes and of lines.
+torture: SECONDS := $(if $(filter command line environment,$(origin SECONDS)),$(SECONDS),600)
 torture: $(VENV)/native $(VENV)/test
-	TRONCAL_TORTURE=1 TRONCAL_KILLS=50 TRONCAL_RECORDS=1000000 $(PY) -m pytest tests/faults -q -s --timeout=1200
+	TRONCAL_TORTURE_S=$(SECONDS) TRONCAL_SEED=$(or $(SEED),0) \
+		$(PY) -m pytest tests/faults/test_torture.py -q -s
+
+# Fifty kills at random moments, and the replay of a million records.
+kills: $(VENV)/native $(VENV)/test
+	TRONCAL_TORTURE=1 TRONCAL_KILLS=50 TRONCAL_RECORDS=1000000 $(PY) -m pytest \
+		tests/faults/test_kill.py tests/faults/test_recovery.py -q -s --timeout=1200
+
+# A traced build of its own, so that the usual one stays. What runs in other processes is not seen.
+COVERED := tests/unit tests/protocols tests/flows $(addprefix tests/faults/test_,random_faults.py \
+	turns.py simulation.py journal_faults.py saf_drain.py link_interleavings.py)
+COVERAGE := ../../$(PY) -m coverage
+coverage: $(VENV)/native $(VENV)/test $(VENV)/dev
+	rm -rf build/coverage && mkdir -p build/coverage
+	tar --exclude=./.venv --exclude=./build --exclude=./.git --exclude='*.so' -cf - . | \
+		tar -C build/coverage -xf -
+	cd build/coverage && TRONCAL_TRACE=1 ../../$(PY) setup.py -q build_ext --inplace -j $(JOBS)
+	cd build/coverage && $(COVERAGE) run --rcfile=tools/coverage.ini -m pytest -q --timeout=1800 \
+		$(COVERED) --ignore tests/unit/test_timing.py
+	cd build/coverage && $(COVERAGE) combine -q --rcfile=tools/coverage.ini
+	cd build/coverage && for part in switch/flows protocols core_ext; do \
+		$(COVERAGE) report --rcfile=tools/coverage.ini --include="$$part/*" --skip-covered; done
 
 sim: $(VENV)/native $(VENV)/test
 	$(PY) -m tests.sim $(if $(SEED),--seed $(SEED)) --seconds $(SECONDS)
@@ -102,6 +132,7 @@ $(VENV)/native: $(VENV)/installed $(NATIVE)
 	@touch $@
 
 $(VENV)/test: $(VENV)/installed
+	@sh tools/browser-package
 	$(EXTRA) test | $(BIN)/pip install -q --disable-pip-version-check -r /dev/stdin
 	@touch $@
 

@@ -22,8 +22,9 @@ from core_ext._ledger cimport (
 )
 from core_ext._mac cimport Sealed, SeedVault
 from core_ext._pack cimport (
-    Text, is_text, nothing, put_array, put_bool, put_chars, put_decimal, put_str, put_struct,
-    put_uint, same, skip, take_array, take_bin, take_str, take_uint, text,
+    Text, field_is, is_text, nothing, put_array, put_bool, put_chars, put_decimal, put_str,
+    put_struct, put_uint, same, skip, split_array, take_array, take_bin, take_str, text, text_at,
+    uint_at,
 )
 from core_ext._records cimport Entry, Records
 from core_ext._siphash cimport sip_key, siphash24
@@ -99,37 +100,6 @@ cdef int read_card(const unsigned char* value, Py_ssize_t n, Card* card) noexcep
             or not lock_of(b"car:", card.id, nothing(), &card.lock)):
         return -1
     return 1
-
-
-cdef bint split_hold(
-    const unsigned char* value, Py_ssize_t n, const unsigned char** at
-) noexcept nogil:
-    """Where each field of a hold's record begins, and the last one ends."""
-    cdef Cursor c = cursor(value, n)
-    cdef int i
-    if take_array(&c) != HOLD_FIELDS:
-        return False
-    for i in range(HOLD_FIELDS):
-        at[i] = c.at
-        skip(&c, 1)
-    at[HOLD_FIELDS] = c.at
-    return not c.short and c.at == value + n
-
-
-cdef inline bint field_is(
-    const unsigned char** at, int i, const char* wanted, Py_ssize_t n
-) noexcept nogil:
-    return is_text(text(at[i], at[i + 1] - at[i]), wanted, n)
-
-
-cdef inline uint64_t uint_at(const unsigned char** at, int i) noexcept nogil:
-    cdef Cursor c = cursor(at[i], at[i + 1] - at[i])
-    return take_uint(&c)
-
-
-cdef inline Text text_at(const unsigned char** at, int i) noexcept nogil:
-    cdef Cursor c = cursor(at[i], at[i + 1] - at[i])
-    return take_str(&c)
 
 
 cdef bint undecided_hold(const unsigned char** at, const DecisionAsk* m) noexcept nogil:
@@ -334,7 +304,7 @@ cdef class Issuer:
         if not self._open:
             return OFF
         if (not self._records.lookup(SPACE_CEIBO, key, 16, &value, &n)
-                or not split_hold(value, n, at) or not undecided_hold(at, m)):
+                or not split_array(value, n, at, HOLD_FIELDS) or not undecided_hold(at, m)):
             return STATE
         memcpy(authorization, at[13] + 1, 6)
         stamp = uint_at(at, 6)

@@ -232,3 +232,37 @@ cdef inline void put_number(Pen* w, uint64_t value) noexcept nogil:
         digits += 1
         rest //= 10
     put_decimal(w, value, digits)
+
+
+# ---- a record, an array whose fields begin at known places; the last place is its end
+
+cdef inline bint split_array(
+    const unsigned char* value, Py_ssize_t n, const unsigned char** at, int fields
+) noexcept nogil:
+    """Find the places of an array with exactly so many fields: `fields` + 1 of them."""
+    cdef Cursor c = cursor(value, n)
+    cdef int i
+    if take_array(&c) != fields:
+        return False
+    for i in range(fields):
+        at[i] = c.at
+        skip(&c, 1)
+    at[fields] = c.at
+    return not c.short
+
+
+cdef inline bint field_is(
+    const unsigned char** at, int i, const char* wanted, Py_ssize_t n
+) noexcept nogil:
+    """Whether a field is these bytes."""
+    return is_text(text(at[i], at[i + 1] - at[i]), wanted, n)
+
+
+cdef inline Text text_at(const unsigned char** at, int i) noexcept nogil:
+    cdef Cursor c = cursor(at[i], at[i + 1] - at[i])
+    return take_str(&c)
+
+
+cdef inline uint64_t uint_at(const unsigned char** at, int i) noexcept nogil:
+    cdef Cursor c = cursor(at[i], at[i + 1] - at[i])
+    return take_uint(&c)

@@ -34,8 +34,9 @@ from core_ext._ledger cimport (
     DONE, H_METERED, H_NIGHT, POLICY_ASK, Batch, CaptureTerms, HoldTerms, Id, Ledger,
 )
 from core_ext._pack cimport (
-    Text, is_text, nothing, put_array, put_bool, put_chars, put_decimal, put_str, put_struct,
-    put_uint, same, skip, take_array, take_bool, take_str, take_uint, text,
+    Text, field_is, is_text, nothing, put_array, put_bool, put_chars, put_decimal, put_str,
+    put_struct, put_uint, same, skip, split_array, take_array, take_bool, take_str, text, text_at,
+    uint_at,
 )
 from core_ext._mac cimport MacKey
 from core_ext._payload cimport CashOut
@@ -89,23 +90,6 @@ cdef Text text_of(object value) except *:
         return nothing()
     p = PyUnicode_AsUTF8AndSize(value, &n)
     return text(p, n)
-
-
-cdef inline bint field_is(
-    const unsigned char** at, int i, const char* wanted, Py_ssize_t n
-) noexcept nogil:
-    """Whether a field of a record, between its place and the next one's, is these bytes."""
-    return is_text(text(at[i], at[i + 1] - at[i]), wanted, n)
-
-
-cdef inline Text text_at(const unsigned char** at, int i) noexcept nogil:
-    cdef Cursor c = cursor(at[i], at[i + 1] - at[i])
-    return take_str(&c)
-
-
-cdef inline uint64_t number_at(const unsigned char** at, int i) noexcept nogil:
-    cdef Cursor c = cursor(at[i], at[i + 1] - at[i])
-    return take_uint(&c)
 
 
 cdef bint phone_of(Text given, Pen* w, Text* phone) noexcept nogil:
@@ -359,7 +343,6 @@ cdef class Straight:
         cdef Cursor c
         cdef Text network, number, date, operation, authorization
         cdef uint64_t stamp
-        cdef int i
         if not self._from_ns <= now_ns < self._until_ns:
             return TIME
         if terminal.n != 8 or not self._records.lookup(SPACE_TERMINALS, terminal.p, 8, &value, &n):
@@ -375,14 +358,7 @@ cdef class Straight:
             SPACE_RED, reference, REFERENCE, &value, &n
         ):
             return STATE
-        c = cursor(value, n)
-        if take_array(&c) != RED_FIELDS:
-            return STATE
-        for i in range(RED_FIELDS):
-            at[i] = c.at
-            skip(&c, 1)
-        at[RED_FIELDS] = c.at
-        if c.short or not (
+        if not split_array(value, n, at, RED_FIELDS) or not (
             field_is(at, 1, b"\xa8cash_out", 9) and field_is(at, 12, b"\xaaREGISTRADA", 11)
             and field_is(at, 22, b"\0", 1) and field_is(at, 24, b"\xa0", 1)
             and field_is(at, 33, b"\xa0", 1)  # no delivery, nothing owed, no annulment under way
@@ -394,10 +370,10 @@ cdef class Straight:
         memcpy(marked.operation, operation.p, 12)
         memcpy(marked.authorization, authorization.p, 6)
         memcpy(marked.business_date, date.p, 10)
-        marked.trace = <uint32_t> number_at(at, 6)
-        marked.amount = <int64_t> number_at(at, 7)
-        marked.fee = <int64_t> number_at(at, 18)
-        stamp = number_at(at, 11)
+        marked.trace = <uint32_t> uint_at(at, 6)
+        marked.amount = <int64_t> uint_at(at, 7)
+        marked.fee = <int64_t> uint_at(at, 18)
+        stamp = uint_at(at, 11)
         w = pen(out, VALUE_MAX)
         put(&w, value, at[12] - value)
         put_chars(&w, b"ENTREGADA", 9)

@@ -27,6 +27,7 @@ from switch.clock import Clock, SystemClock
 from switch.config import Address, Config, ConfigError, parse_address
 from switch.flows.registry import Entity, Host, Network, Terminal
 from switch.flows.step import Step
+from switch.net import certificates
 from switch.net.driver import Driver
 from switch.net.hosts import HostListener
 from switch.net.peer import Peer
@@ -145,6 +146,8 @@ class App:
             lasting.start_soon(self._settle)
             lasting.start_soon(self._pump.run)
             lasting.start_soon(self._timers)
+            own = {name: self.config.file(tls.cert) for name, tls in self.config.tls.items()}
+            lasting.start_soon(certificates.watch, self.node, own)
             if self._followers:
                 lasting.start_soon(self._projector)
                 lasting.start_soon(self._snapshots)

@@ -89,6 +89,7 @@ COUNTERS = (
 REQUESTS, ANSWERS, TURNS, GROUPS, LATE, ALARMS, AUDITS, FULL = range(8)
 ALARM_NAMES_MAX = 200
 TICK_NS = 1_000_000_000
+CLOCK_JUMP_NS = 2 * TICK_NS  # a wall clock that jumps by more was off by more, or is now
 FORGET_EVERY_NS = 60 * 1_000_000_000
 FORGET_COUNT = 20_000
 # Requests that write nothing while no new work is admitted: holds are refused, repeats are told.
@@ -141,6 +142,7 @@ class Node:
         self._next_timer = 1
         self._day_end_ns = 0
         self._forgotten_ns = 0
+        self._ahead_ns: int | None = None  # of the monotonic clock, when timers last ran
         self._due: deque[tuple[str, str, str]] = deque()
         self._progress = trio.Event()
         # Of one read. A step that is nearly full takes in one more read, so twice that many.
@@ -600,6 +602,7 @@ class Node:
         """
         step = self.begin()
         if self._concluding:
+            self._watch_clock(step)
             for desk in self.desks.values():
                 desk.adopt(step, self.straight.core.issuer.undecided, self._is_armed)
         for timer in self._wheel.advance(step.mono_ns):
@@ -613,6 +616,15 @@ class Node:
             self._forget(step)
         self.end(step)
         return self._concluding and bool(self._due)
+
+    def _watch_clock(self, step: Step) -> None:
+        """Alarm where the wall clock has jumped: it was off before, or is now, and with it the
+        windows of codes (K07). A clock that is slewed is being put right, and not told of."""
+        ahead_ns = step.now_ns - step.mono_ns
+        jumped_ns = ahead_ns - (ahead_ns if self._ahead_ns is None else self._ahead_ns)
+        self._ahead_ns = ahead_ns
+        if abs(jumped_ns) > CLOCK_JUMP_NS:
+            step.alarm("clock_stepped", "node", f"{jumped_ns / TICK_NS:+.1f} s")
 
     def _forget(self, step: Step) -> None:
         """Drop what is older than the retention, a bounded piece at a time."""

@@ -48,6 +48,10 @@ from switch.flows.tokens import OCRA_SUITE, lock_key
 from switch.node import Node, expect_done
 from switch.ops.host_keys import is_over, key_sets, open_key
 from switch.ops.keys import base32, from_base32, generate_peer_key, generate_seed, otpauth_uri
+from switch.provisioning_cip import COMMANDS as CIP_COMMANDS
+from switch.provisioning_cip import CipCommands
+from switch.provisioning_transfiya import COMMANDS as TRANSFIYA_COMMANDS
+from switch.provisioning_transfiya import TransfiyaCommands
 from switch.routing import HostName
 
 KEY_OVERLAP_NS = 7 * 86_400 * 1_000_000_000  # an old key stays valid this long after a rotation
@@ -56,9 +60,10 @@ MACS = ("hmac-sha256", "aes-cmac")
 HOST_MACS = ("aes-cmac", "retail", "retail-2", "hmac-sha256", "none")
 QUESTIONS = frozenset(
     ("show", "status", "card_show", "host_check", "network_export", "conciliation_known",
-     "window_show")
+     "window_show", "operation_unmask", "transfiya_key_list", "transfiya_signer_list",
+     "transfiya_items")
 )  # fmt: skip
-"""Commands that change nothing."""
+"""Commands that change nothing, or write their own audit events."""
 
 EXPORT_FORMAT: Final = "troncal-network-1"
 IMPORT_ENTRIES_MAX: Final = 200
@@ -154,7 +159,7 @@ class Provisioning:
         except (TypeError, ValueError) as error:
             raise ProvisioningError(f"{command.replace('_', ' ')}: {error}") from None
         if command not in QUESTIONS and desk is self:  # other desks write their own
-            step.audit("operator", command.replace("_", "."), _subject(values), "00")
+            step.audit("operator", command.replace("_", "."), _subject(values, answer), "00")
         return answer
 
     # ---- networks, branches, terminals, cashiers
@@ -589,6 +594,32 @@ class Provisioning:
         self._node.issuers.closed = on
         return {"maintenance": on}
 
+    # ---- people's data
+
+    def operation_unmask(self, step: Step, reference: str, author: str, reason: str) -> Answer:
+        """What is masked everywhere else about an operation: the documents and the declaration, as
+        this process's red or sicoop keeps them. Who asked, and why, goes into the audit trail."""
+        author, reason = author.strip(), reason.strip()
+        if not author:
+            raise ProvisioningError("who asks for people's data must be named")
+        if not reason:
+            raise ProvisioningError("a reason must be given to see people's data")
+        key, records = reference.encode(), self._node.store.records
+        at_red = records.get(ops.RED_OPERATIONS, key)
+        at_sicoop = records.get(ops.SICOOP_OPERATIONS, key)
+        outcome = "25" if at_red is None and at_sicoop is None else "00"
+        step.audit(f"operator:{author}", "data.unmask", reference, outcome, reason, security=True)
+        found: Answer = {"reference": reference}
+        if at_sicoop is not None:
+            sicoop = ops.decode_sicoop(at_sicoop)
+            found |= {"depositor": sicoop.depositor, "declaration": sicoop.declaration}
+        if at_red is not None:
+            red = ops.decode_red(at_red)
+            kind, number = red.document
+            found |= {"document_type": kind, "document": number}
+            found |= {"depositor": red.depositor, "declaration": red.declaration}
+        return found
+
     # ---- lists and state
 
     def show(self, step: Step, kind: str) -> list[Answer]:
@@ -842,6 +873,8 @@ def _desks(node: Node) -> tuple[tuple[object, tuple[str, ...]], ...]:
              "window_settle"),
         ),
         (node.resolutions, ("resolve",)),
+        (CipCommands(node), CIP_COMMANDS),
+        (TransfiyaCommands(node), TRANSFIYA_COMMANDS),
     )  # fmt: skip
 
 
@@ -899,10 +932,17 @@ def _existing(found: T | None, what: str) -> T:
     return found
 
 
-def _subject(values: dict[str, Any]) -> str:
-    """What a command was about, for the audit trail; never a value that may hold a key."""
+def _subject(values: dict[str, Any], answer: Any) -> str:
+    """What a command was about, for the audit trail; never a value that may hold a key or that
+    names a person: a new card is told by the number it was given."""
+    made = answer.get("card", "") if isinstance(answer, dict) else ""
+    names_person = "document" in values
     for name in ("number", "card", "name", "network"):
         value = values.get(name)
+        if name == "card" and not value:
+            value = made
+        if name == "name" and names_person:
+            continue
         if isinstance(value, dict):
             value = value.get("number")
         if value and isinstance(value, str):

@@ -6,7 +6,8 @@ two roles answers later instead of at once, as ways to other processes do; what 
 for all three roles.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -322,6 +323,21 @@ def nodes_of(house: House) -> dict[str, House]:
 def all_of(house: House) -> list[House]:
     """Every house there is, once."""
     return list(dict.fromkeys(nodes_of(house).values()))
+
+
+@contextmanager
+def stopped(house: House) -> Iterator[None]:
+    """Everything ended in good order, and started again afterwards."""
+    if isinstance(house, Spread):
+        for hop in house.world.hops:
+            house.world.disconnect(hop)
+    for node in all_of(house):
+        node.close()
+    yield
+    for node in all_of(house):
+        node.open()
+    if isinstance(house, Spread):
+        house.world.connect()
 
 
 def silence(house: House) -> None:

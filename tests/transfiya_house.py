@@ -26,13 +26,12 @@ from switch.ops.keys import MasterKey
 from switch.products import Product
 from switch.products.transfiya import build
 from switch.products.transfiya_enrolment import add_key, add_signer
-from switch.simulators.transfiya import BankEntry, Network, Transfer
+from switch.simulators.transfiya import BankEntry, Dropped, Network, Transfer
 from switch.web.mounts import Mounts
 
 MASTER = MasterKey(bytes(range(32)))
 START_NS = 1_768_478_400 * 1_000_000_000  # 2026-01-15 12:00:00 UTC
 OPENING = 10_000_000  # minor units
-STEP_S = 0.05
 ANA, LUIS = "$573001234567", "$573007654321"
 
 TOML = """
@@ -173,7 +172,7 @@ class BankHouse:
         self.node = node = Node(self.config, MASTER, self.clock, self.config.data)
 
         def prepare() -> None:
-            wire = httpx.ASGITransport(self.network)
+            wire = httpx.ASGITransport(_NetworkWire(self.network))
             self.product = build(node, None, draw=self.draw, transport=wire)
             flow = self.product.flow
             assert isinstance(flow, TransfiyaFlow)
@@ -222,17 +221,11 @@ class BankHouse:
                 node.turned = trio.Event()
                 node.settle()
 
-        async def timers() -> None:
-            while True:
-                await trio.sleep(STEP_S)
-                node.run_timers()
-
         try:
             async with trio.open_nursery() as nursery:
                 self._scope = nursery.cancel_scope
                 nursery.start_soon(gate)
                 nursery.start_soon(settle)
-                nursery.start_soon(timers)
                 await nursery.start(self.product.service.run)
                 node.settle()
                 task_status.started()
@@ -283,7 +276,9 @@ class House:
     def __init__(
         self, directory: Path, *, more: str = "", section: str = "", seed: int = 1
     ) -> None:
-        self.network = Network(lambda: START_NS + int(trio.current_time() * 1e9), random.Random(seed))
+        self.network = Network(
+            lambda: START_NS + int(trio.current_time() * 1e9), random.Random(seed)
+        )
         self._transports: dict[str, httpx.AsyncBaseTransport] = {}
         self.network._transports = self._transports
         self.rojo = BankHouse(directory, "rojo", self.network, more, section)
@@ -322,9 +317,22 @@ class House:
             if all(bank.quiet for bank in self.banks):
                 if trio.current_time() >= end_s:
                     raise AssertionError(f"not in {limit_s} s: {self.state()}")
-                self._clock.jump(STEP_S)
+                self._jump(end_s)
             else:
                 await trio.to_thread.run_sync(time.sleep, 0.0003)
+
+    def _jump(self, end_s: float) -> None:
+        """Go to the next instant at which something is due."""
+        waits_s = [trio.lowlevel.current_statistics().seconds_to_next_deadline]
+        for bank in self.banks:
+            due_ns = bank.node.next_deadline_ns() if bank.up else None
+            if due_ns is not None:
+                waits_s.append(due_ns / 1e9 - trio.current_time())
+        waits_s.append(end_s - trio.current_time())
+        self._clock.jump(max(min(waits_s), 0.001))
+        for bank in self.banks:
+            if bank.up:
+                bank.node.run_timers()
 
     async def during(self, act: Awaitable[Any]) -> Any:
         """Await something while time passes."""
@@ -387,6 +395,19 @@ class House:
             assert there == -bank.core.settlement("COP"), bank.bank
             customers = sum(bank.balance(name) for name in bank.customers)
             assert customers + bank.core.settlement("COP") == OPENING * len(bank.customers)
+
+
+class _NetworkWire:
+    """The network's application; what it drops looks as on a wire."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await self._network(scope, receive, send)
+        except Dropped:
+            raise httpx.ReadError("dropped") from None
 
 
 class _Wire:

@@ -11,7 +11,6 @@ import json
 import os
 import select
 import socket
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -39,6 +38,7 @@ from bench.load.server import (
     loaded,
     pinned,
     serve,
+    told_line,
 )
 from core_ext._frames import session_key
 from core_ext._mac import MacKey
@@ -174,12 +174,9 @@ def _platform(listener: socket.socket, key: bytes, sessions: int) -> Iterator[di
     counted: dict[str, int] = {}
     process = in_python(
         PLATFORM, listener.fileno(), sessions, pass_fds=[listener.fileno()],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        told=key.hex().encode() + b"\n",
     )  # fmt: skip
-    assert process.stdin is not None
     try:
-        process.stdin.write(key.hex().encode() + b"\n")
-        process.stdin.flush()
         yield counted
     finally:
         said, _ = process.communicate()  # the end of its stdin ends it
@@ -190,11 +187,8 @@ def _platform(listener: socket.socket, key: bytes, sessions: int) -> Iterator[di
 
 def platform(listen_fd: int, sessions: int) -> None:
     """Accept so many sessions of a network, approve until stdin ends, tell what was counted."""
-    # Unbuffered: the end of stdin must be seen by whoever polls it.
-    line = b""
-    while not line.endswith(b"\n"):
-        line += os.read(0, 1)
-    key = bytes.fromhex(line.decode())
+    key = bytes.fromhex(told_line())
+    print("ready", flush=True)
     date = datetime.now(UTC).date().isoformat().encode()
     fds: list[int] = []
     keys: list[MacKey] = []

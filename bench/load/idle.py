@@ -24,6 +24,7 @@ from bench.load.server import (
 )
 
 IDLE_MAX = 10_000
+STEPS = 10  # at which memory is looked at
 CARDS_PER_S = 40_000
 
 
@@ -78,18 +79,23 @@ def run(
             before = measured(0)
             empty_bytes = node.memory_bytes()
             say(f"signing on {idle}")
-            with cash_out.signed_on(address, made.terminals[connections:]):
-                idle_bytes = node.memory_bytes() - empty_bytes
+            memory = [(0, 0)]
+            with ExitStack() as silent:
+                for first in range(0, idle, step := max(1, -(-idle // STEPS))):
+                    some = made.terminals[connections + first : connections + first + step]
+                    silent.enter_context(cash_out.signed_on(address, some))
+                    grown = node.memory_bytes() - empty_bytes
+                    memory.append((min(first + step, idle), grown))
                 say("measuring beside them")
                 beside = measured(1)
             say("measuring after")
             after = measured(2)
         echo = ceiling(connections, cash_out.fresh(made.cards[:1000]), seconds / 3, depth=depth)
-    return _told(idle, idle_bytes, before, beside, after) | echo
+    return _told(idle, memory, before, beside, after) | echo
 
 
 def _told(
-    idle: int, idle_bytes: int, before: dict[str, Any], beside: dict[str, Any],
+    idle: int, memory: list[tuple[int, int]], before: dict[str, Any], beside: dict[str, Any],
     after: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     cpu, rate = "server_cpu_us_per_operation", "rate_per_s"
@@ -100,7 +106,8 @@ def _told(
         "idle": idle,
         "connections": before["connections"],
         "depth": before["depth"],
-        "bytes_each": round(idle_bytes / idle),
+        "bytes_each": round(memory[-1][1] / idle),
+        "memory": memory,
         "cpu_us_without": [before[cpu], after[cpu]],
         "cpu_us_beside": beside[cpu],
         "cpu_ratio": round(2 * beside[cpu] / max(before[cpu] + after[cpu], 0.01), 3),

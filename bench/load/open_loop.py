@@ -10,11 +10,11 @@ The same client with the same instants is then set against a bare echo process.
 
 import json
 import os
-import subprocess
-import sys
+import select
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from bench.load.server import (
     percentiles,
     pinned,
     serve,
+    told_line,
 )
 
 WARM_UP_S = 1.0
@@ -45,7 +46,7 @@ Beside = Callable[[ServerProcess, Provisioned], AbstractContextManager[dict[str,
 BUSY = """\
 import sys
 from bench.load.open_loop import keep_busy
-keep_busy(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5], sys.argv[6])
+keep_busy(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5])
 """
 
 
@@ -197,8 +198,8 @@ def _busy(node: ServerProcess, made: Provisioned) -> Iterator[dict[str, Any]]:
     (host, port), (ops_host, ops_port) = node.address("terminals"), node.address("ops")
     number, key = made.terminals[-1]
     done: dict[str, Any] = {}
-    arguments = [host, port, ops_host, ops_port, number, key.hex()]
-    process = in_python(BUSY, *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    arguments = [host, port, ops_host, ops_port, number]
+    process = in_python(BUSY, *arguments, told=key.hex().encode() + b"\n")
     try:
         yield done
     finally:
@@ -208,20 +209,21 @@ def _busy(node: ServerProcess, made: Provisioned) -> Iterator[dict[str, Any]]:
         raise BenchError(f"nobody kept the node busy: it ended with {process.returncode}")
 
 
-def keep_busy(
-    host: str, port: int, ops_host: str, ops_port: int, number: str, key_hex: str
-) -> None:
-    """Ask for metrics, and sign on and off, in turn, until stdin ends; then tell how often."""
-    import select
-    from http.client import HTTPConnection
+def keep_busy(host: str, port: int, ops_host: str, ops_port: int, number: str) -> None:
+    """Ask for metrics, and sign on and off, in turn, until stdin ends; then tell how often.
 
+    The terminal's key is the first line of stdin.
+    """
+    key = bytes.fromhex(told_line())
     done = {"metrics_pages": 0, "sign_ons": 0}
     ops = HTTPConnection(ops_host, ops_port, timeout=30)
-    while not select.select([sys.stdin], [], [], 0)[0]:
+    while not select.select([0], [], [], 0)[0]:
         ops.request("GET", "/metrics")
         if ops.getresponse().read():
             done["metrics_pages"] += 1
-        cash_out.sign_on((host, port), number, bytes.fromhex(key_hex)).socket.close()
+        cash_out.sign_on((host, port), number, key).socket.close()
         done["sign_ons"] += 1
+        if done["sign_ons"] == 1:
+            print("ready", flush=True)
     ops.close()
     print(json.dumps(done), flush=True)

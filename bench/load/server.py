@@ -13,8 +13,9 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from secrets import token_bytes
@@ -25,6 +26,8 @@ from core_ext._mac import MacKey
 
 READY_S = 120.0
 STOP_S = 30.0
+SETTLE_S = 60.0
+SETTLE_LOOK_S = 0.25
 WARM_UP_S = 1.0
 SECONDS_MAX = 90.0  # codes are good for two steps of 60 s after their own
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -114,9 +117,28 @@ class ServerProcess:
 
     def cpu_s(self) -> float:
         """User and system time of the process so far."""
-        stat = Path(f"/proc/{self.pid}/stat").read_bytes()
-        fields = stat.rpartition(b")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+        return cpu_s_of(self.pid)
+
+    def settle(self) -> None:
+        """Wait until its followers have caught up with what was provisioned: they share the CPUs.
+
+        At most SETTLE_S: on a busy machine the run begins anyway.
+        """
+        deadline_s = time.monotonic() + SETTLE_S
+        spent_s = self._followers_cpu_s()
+        while time.monotonic() < deadline_s:
+            time.sleep(SETTLE_LOOK_S)
+            before_s, spent_s = spent_s, self._followers_cpu_s()
+            if spent_s - before_s < SETTLE_LOOK_S / 10:
+                return
+
+    def _followers_cpu_s(self) -> float:
+        found = 0.0
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            with suppress(OSError):  # tasks and processes may end while we look
+                for child in (task / "children").read_text().split():
+                    found += cpu_s_of(int(child))
+        return found
 
     def metric(self, name: str) -> float:
         """One of its metrics now, by its name in `/metrics`. Raises BenchError: there is none."""
@@ -144,6 +166,13 @@ class ServerProcess:
         return int(found[1]) * 1024
 
 
+def cpu_s_of(pid: int) -> float:
+    """User and system time of a process so far. Raises OSError where there is none."""
+    stat = Path(f"/proc/{pid}/stat").read_bytes()
+    fields = stat.rpartition(b")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+
 @contextmanager
 def serve(config: Path, *, cpu: int | None = None, roles: str = "") -> Iterator[ServerProcess]:
     """Run a node on free ports of the loopback until the block ends.
@@ -168,6 +197,7 @@ def serve(config: Path, *, cpu: int | None = None, roles: str = "") -> Iterator[
             _keep_on(process, cpu)
             assert process.stdout is not None
             node = ServerProcess(process, _ready(process, process.stdout, log))
+            node.settle()
             yield node
             if node.killed:
                 process.wait(STOP_S)
@@ -226,6 +256,7 @@ def allow_files(wanted: int) -> None:
 ECHO = """\
 import sys
 from bench.load._client import echo_server
+print("ready", flush=True)
 echo_server(int(sys.argv[1]), 0)
 """
 
@@ -259,7 +290,7 @@ def echoing(
         number = listener.fileno()
         process = stack.enter_context(
             # The end of its stdin, or ours, ends the echo.
-            in_python(ECHO, number, pass_fds=[number], stdin=subprocess.PIPE)
+            in_python(ECHO, number, pass_fds=[number])
         )
         _keep_on(process, cpu)
         address = listener.getsockname()
@@ -275,13 +306,44 @@ def echoing(
         )
 
 
-def in_python(code: str, *arguments: object, **options: Any) -> "subprocess.Popen[bytes]":
-    """A process of this Python that finds what we find; `options` as for Popen."""
-    return subprocess.Popen(
+def in_python(
+    code: str, *arguments: object, pass_fds: Sequence[int] = (), told: bytes = b""
+) -> "subprocess.Popen[bytes]":
+    """A process of this Python that finds what we find, once it has said that it is ready.
+
+    The end of its stdin, and so ours, is to end it. Raises BenchError where it does not get ready.
+
+    Args:
+        told: written to its stdin first; for what must not stand in a command line.
+    """
+    process = subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=pass_fds,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-        **options,
-    )
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    if told:
+        process.stdin.write(told)
+        process.stdin.flush()
+    with _Deadline(process, READY_S):
+        line = process.stdout.readline()
+    if line != b"ready\n":
+        process.kill()
+        process.wait()
+        raise BenchError(f"a process did not get ready: it said {line!r}")
+    return process
+
+
+def told_line() -> str:
+    """The line that `in_python` was told, in the process that it started.
+
+    Unbuffered: the end of stdin must be seen by whoever polls it later.
+    """
+    line = b""
+    while not line.endswith(b"\n"):
+        line += os.read(0, 1) or b"\n"
+    return line.decode().strip()
 
 
 def connected(address: Address) -> socket.socket:

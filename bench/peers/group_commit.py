@@ -8,6 +8,8 @@ way there is, or by one `insert` of arrays.
 """
 
 import argparse
+import importlib
+import importlib.util
 import json
 import os
 import shutil
@@ -60,10 +62,8 @@ def binaries() -> Path:
 def cluster(parent: Path) -> Iterator[Path]:
     """A cluster while the block lasts; the directory of its socket. Raises Missing."""
     programs = binaries()
-    try:
-        import psycopg  # noqa: F401
-    except ImportError:
-        raise Missing("no psycopg (pip install 'troncal[postgres]')") from None
+    if importlib.util.find_spec("psycopg") is None:
+        raise Missing("no psycopg (pip install 'troncal[postgres]')")
     # The server does not run as root: then it is Debian's own user for it.
     prefix = ["runuser", "-u", SERVER_USER, "--"] if os.geteuid() == 0 else []
     base = Path(tempfile.mkdtemp(prefix="bench-postgres-", dir=parent))
@@ -106,8 +106,7 @@ def _done(command: list[str]) -> None:
 
 
 def _postgres(sockets: Path, groups: int) -> list[dict[str, Any]]:
-    import psycopg
-
+    psycopg = importlib.import_module("psycopg")
     rows = []
     with psycopg.connect(
         host=str(sockets), user="bench", dbname="postgres", autocommit=True
@@ -117,11 +116,14 @@ def _postgres(sockets: Path, groups: int) -> list[dict[str, Any]]:
         payloads = [journal.PAYLOAD] * journal.RECORDS
 
         def copy() -> None:
-            with base.transaction(), base.cursor() as cursor:
-                with cursor.copy("copy record (payload) from stdin (format binary)") as into:
-                    into.set_types(["bytea"])
-                    for payload in payloads:
-                        into.write_row((payload,))
+            with (
+                base.transaction(),
+                base.cursor() as cursor,
+                cursor.copy("copy record (payload) from stdin (format binary)") as into,
+            ):
+                into.set_types(["bytea"])
+                for payload in payloads:
+                    into.write_row((payload,))
 
         def insert() -> None:
             base.execute("insert into record (payload) select unnest(%b::bytea[])", (payloads,))

@@ -11,10 +11,8 @@ import argparse
 import asyncio
 import importlib.util
 import json
-import os
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -31,6 +29,7 @@ from bench.load.server import (
     Say,
     allow_files,
     connected,
+    cpu_s_of,
     echoing,
     figures,
     in_python,
@@ -58,6 +57,7 @@ def peer(name: str, listen_fd: int) -> None:
     listener = socket.socket(fileno=listen_fd)
     listener.setblocking(False)
     table = Table()
+    print("ready", flush=True)  # connections wait in the listener until we take them
     if name == "trio":
         trio.run(_trio, listener, table)
     elif name == "asyncio":
@@ -186,7 +186,7 @@ def _as_peer(
             )  # fmt: skip
             result = loaded(
                 load, payloads, seconds, connections=connections, depth=depth, repeat=True,
-                cpu_s=lambda: cpu_of(pid),
+                cpu_s=lambda: cpu_s_of(pid),
             )  # fmt: skip
         if result["errors"] or result["declined"]:
             raise BenchError(f"{name} failed: {result['codes']}, {result['errors']} errors")
@@ -200,17 +200,9 @@ def _serving(name: str, connections: int) -> Iterator[tuple[list[socket.socket],
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=4096))
         number = listener.fileno()
-        process = stack.enter_context(
-            in_python(CODE, name, number, pass_fds=[number], stdin=subprocess.PIPE)
-        )
+        process = stack.enter_context(in_python(CODE, name, number, pass_fds=[number]))
         address = listener.getsockname()
         yield [stack.enter_context(connected(address)) for _ in range(connections)], process.pid
-
-
-def cpu_of(pid: int) -> float:
-    """User and system time of a process so far, in seconds."""
-    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _troncal(

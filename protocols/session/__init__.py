@@ -6,6 +6,7 @@ peer, keep the session key and the counters, answer echoes, and refuse what is m
 
 from protocols.session.acceptor import Acceptor
 from protocols.session.codec import SessionCodec
+from protocols.session.connection import BAD_MAC
 from protocols.session.guard import SignOnGuard
 from protocols.session.initiator import Initiator
 from protocols.session.keys import PeerKey
@@ -13,6 +14,7 @@ from protocols.session.refusals import BadRequest
 from protocols.session.vocabulary import NETWORK, TERMINAL, Encoding, Vocabulary
 
 __all__ = [
+    "BAD_MAC",
     "NETWORK",
     "TERMINAL",
     "Acceptor",

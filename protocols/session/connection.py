@@ -31,10 +31,13 @@ FAULT_TOO_LONG = 1
 FAULT_TOO_SHORT = 2
 FAULT_MAC = 3
 
+BAD_MAC = "bad MAC"
+"""Why a session ends in which a frame was not its peer's."""
+
 _FAULTS = {
     FAULT_TOO_LONG: "frame too long",
     FAULT_TOO_SHORT: "frame length below 9",
-    FAULT_MAC: "bad MAC",
+    FAULT_MAC: BAD_MAC,
 }
 _TAKE_MAX = 64
 _READ_BYTES_MAX = 65_536  # the channel takes as much as long as no whole frame waits in it

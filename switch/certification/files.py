@@ -28,11 +28,13 @@ class Day:
         directory: where the network puts its file; None: it does not.
         wait_s: how long it has.
         make: asks our own node to make it; for others it is waited for.
+        announce: told when a file is waited for.
     """
 
     def __init__(
         self, network: str, iso: str, directory: Path | None, wait_s: float,
         make: Callable[[], Awaitable[None]] | None = None,
+        announce: Callable[[str], None] = lambda text: None,
     ) -> None:  # fmt: skip
         self.network = network
         self.iso = iso
@@ -40,6 +42,7 @@ class Day:
         self._directory = directory
         self._wait_s = wait_s
         self._make = make
+        self._announce = announce
         self._played = False
         self._failure = ""
         self.entries: dict[str, Entry] = {}
@@ -100,6 +103,12 @@ class Day:
         """The newest file of the day with a version above this, waited for."""
         if self._make is not None:
             await self._make()
+        else:
+            which = f"a version above {version}" if version else "the file"
+            self._announce(
+                f"waiting {self._wait_s:g} s for the network to make its daily file of "
+                f"{self.date} in {self._directory}: {which}"
+            )
         with trio.move_on_after(self._wait_s):
             while True:
                 found = self._newest(version)

@@ -17,6 +17,8 @@ from switch.certification import network_cases
 from switch.certification.files import Day
 from switch.certification.line import NoAnswer, NoSession
 from switch.certification.platform import Platform
+from switch.certification.platform_cases import pack as platform_pack
+from switch.certification.platform_stand import PlatformStand, Side
 from switch.certification.report import (
     FAILED,
     FORMAT,
@@ -34,6 +36,8 @@ from switch.simulators.terminal import tcp
 UP_S: Final = 30.0
 LANES_MAX: Final = 16
 
+PLATFORM_PACK: Final = platform_pack({one.id: one.title for one in network_cases.PACK})
+
 Progress = Callable[[CaseReport], None]
 
 
@@ -46,6 +50,7 @@ class Network(Struct):
         files: where it puts its daily files; None: it does not. files_wait_s: how long it has.
         make_file: makes it now (our own node), with the date as yyyymmdd.
         cashier, supervisor: who may work and annul at these terminals.
+        announce: told when its file is waited for.
     """
 
     number: str
@@ -56,6 +61,7 @@ class Network(Struct):
     make_file: Callable[[str], Awaitable[None]] | None = None
     cashier: str = "1"
     supervisor: str = "9"
+    announce: Callable[[str], None] = lambda text: None
 
 
 @asynccontextmanager
@@ -98,6 +104,7 @@ async def certify_network(
         extra=Day(
             candidate.number, iso, candidate.files, candidate.files_wait_s,
             None if make is None else make_file,
+            candidate.announce,
         ),
     )  # fmt: skip
     packs, reports = _chosen(network_cases.PACK, only)
@@ -110,6 +117,57 @@ async def certify_network(
         candidate.number, "network", candidate.address, began, trio.current_time() - began_s,
         reports, settings or {},
     )  # fmt: skip
+
+
+class PlatformPeer(Struct):
+    """A platform as candidate.
+
+    Fields:
+        side: the network that we are there. key, version: its key.
+        address: where the platform listens for networks.
+    """
+
+    side: Side
+    key: PeerKey
+    address: tuple[str, int]
+    version: int = 1
+
+
+async def certify_platform(
+    candidate: PlatformPeer, *, times: Times, progress: Progress, only: Sequence[str] = (),
+    settings: dict[str, Any] | None = None,
+) -> Report:  # fmt: skip
+    """Play the pack against a platform in the simulator profile that has the kit (see `kit`)."""
+    began_s, began = trio.current_time(), iso_ms(time.time_ns())
+    side, address = candidate.side, candidate.address
+    stand = PlatformStand(
+        side=side, key=candidate.key, version=candidate.version, connect=tcp(*address),
+        times=times, progress=progress,
+    )  # fmt: skip
+    packs, reports = _chosen(PLATFORM_PACK, only)
+    hindrance = await _platform_hindrance(stand, address)
+    if hindrance:
+        _not_played(packs, reports, hindrance, progress)
+    else:
+        await stand.run(packs, [r for r in reports if r.id in {p.id for p in packs}])
+    return _report(
+        side.network, "platform", address, began, trio.current_time() - began_s, reports,
+        settings or {},
+    )  # fmt: skip
+
+
+async def _platform_hindrance(stand: PlatformStand, address: tuple[str, int]) -> str:
+    """Why no case can be played, or ''."""
+    line = stand.lanes[0].lines[0]
+    async with trio.open_nursery() as nursery:
+        try:
+            await line.open(nursery)
+        except NoSession as why:
+            return f"no session with {address[0]}:{address[1]}: {why}"
+        finally:
+            await line.close()
+            nursery.cancel_scope.cancel()
+    return ""
 
 
 async def _network_hindrance(candidate: Network, platform: Platform, times: Times) -> str:

@@ -151,23 +151,31 @@ class Case:
         self.report = report
         self.times = lane.stand.times
         self.stand = lane.stand
-        self.platform = lane.stand.platform
         self._lane = lane
         self._began_s = trio.current_time()
-        for till in lane.tills:
-            till.record = self.record
+        for line in lane.lines:
+            line.record = self.record
+
+    @property
+    def platform(self) -> Platform:
+        return self.stand.platform
 
     @property
     def till(self) -> Till:
-        return self._lane.tills[0]
+        return self._till(0)
 
     @property
     def other(self) -> Till:
-        return self._lane.tills[1]
+        return self._till(1)
+
+    def _till(self, number: int) -> Till:
+        found = self._lane.lines[number]
+        assert isinstance(found, Till), "the lane of a network has tills"
+        return found
 
     async def open(self) -> None:
         """Both tills have a session. Raises: NoSession, NoAnswer."""
-        for till in self._lane.tills:
+        for till in (self.till, self.other):
             await till.begin(self.stand.nursery, self.times.answer)
 
     def record(self, way: str, message: dict[str, Any]) -> None:
@@ -196,6 +204,11 @@ class Case:
     def holds(self, what: str, true: bool, came: Any = None) -> None:
         """Raises: Failed: it is not so."""
         self._check(what, "yes", _text(came) if came is not None else _text(true), true)
+
+    def form(self, what: str, true: bool) -> None:
+        """What goes without saying, and is recorded only where it is not so. Raises: Failed."""
+        if not true:
+            self._check(what, "yes", "no", False)
 
     def _check(self, what: str, expected: str, came: str, ok: bool) -> None:
         self.report.checks.append(Check(what, expected, came, ok))
@@ -249,7 +262,7 @@ class Case:
             answer = await till.ask(request, self.times.answer)
         except NoAnswer as none:
             self._check(f"answer to {till.name}", "an answer", str(none), False)
-        self.holds("the answer is an `answer`", isinstance(answer, Answer))
+        self.form("the answer is an `answer`", isinstance(answer, Answer))
         assert isinstance(answer, Answer)
         return answer
 
@@ -388,11 +401,11 @@ class Pack(Struct):
 
 
 class Lane:
-    """Two tills; cases one after the other."""
+    """Sessions of its own, two tills or one of a network; cases one after the other."""
 
-    def __init__(self, stand: "Stand", tills: tuple[Till, Till]) -> None:
+    def __init__(self, stand: "Stand", lines: tuple[Line, ...]) -> None:
         self.stand = stand
-        self.tills = tills
+        self.lines = lines
 
     async def play(self, pack: Pack, report: CaseReport) -> None:
         """Play one case; whatever happens, it ends in a verdict."""
@@ -425,11 +438,11 @@ class Stand:
 
     def __init__(
         self, *, times: Times, connect: Connect, terminals: Sequence[Terminal],
-        platform: Platform, progress: Callable[[CaseReport], None], cashier: str = "1",
+        platform: Platform | None, progress: Callable[[CaseReport], None], cashier: str = "1",
         supervisor: str = "9", extra: Any = None,
     ) -> None:  # fmt: skip
         self.times = times
-        self.platform = platform
+        self._platform = platform
         self.progress = progress
         self.cashier = cashier.zfill(6)
         self.supervisor = supervisor.zfill(6)
@@ -437,8 +450,14 @@ class Stand:
         self.began_s = trio.current_time()
         self.wall_s = time.time()
         pairs = list(zip(terminals[::2], terminals[1::2], strict=False))
-        self._lanes = [Lane(self, (Till(one, connect), Till(two, connect))) for one, two in pairs]
+        self.lanes = [Lane(self, (Till(one, connect), Till(two, connect))) for one, two in pairs]
         self.nursery: trio.Nursery
+
+    @property
+    def platform(self) -> Platform:
+        """Ours, where a network is the candidate."""
+        assert self._platform is not None, "a platform is certified without ours"
+        return self._platform
 
     def case(self, report: CaseReport, lane: Lane) -> Case:
         return Case(report, lane)
@@ -451,11 +470,11 @@ class Stand:
             for group in sorted({p.group for p, _ in todo if p.group}):
                 lists.append([(p, r) for p, r in todo if p.group == group])
             async with trio.open_nursery() as lanes:
-                for lane in self._lanes:
+                for lane in self.lanes:
                     lanes.start_soon(_work_off, lane, lists)
             for pack, report in todo:
                 if pack.alone:
-                    await self._lanes[0].play(pack, report)
+                    await self.lanes[0].play(pack, report)
             self.nursery.cancel_scope.cancel()
 
 

@@ -36,6 +36,8 @@ COMMANDS = {
     "key": "switch.cli.keys:key",
     "iso": "switch.cli.iso:iso",
     "webpay": "switch.cli.webpay:webpay",
+    "cip": "switch.cli.cip:cip",
+    "transfiya": "switch.cli.transfiya:transfiya",
     "verify": "switch.cli.data:verify",
     "backup": "switch.cli.data:backup",
     "restore": "switch.cli.data:restore",

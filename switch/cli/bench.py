@@ -185,3 +185,21 @@ def bench_link(call: Call, /, **arguments: Any) -> None:
     from bench.load.link import run
 
     _measured(call, run, **arguments)
+
+
+@bench.command("webpay")
+@click.option("--payments", type=click.IntRange(1, 100_000), default=200, show_default=True)
+@click.option(
+    "--at-once", type=click.IntRange(1, 1000), default=32, show_default=True,
+    help="Payments under way; 200 shows what a rush does.",
+)  # fmt: skip
+@click.option(
+    "--directory", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Where the data directory is made; its disk is the one measured.",
+)  # fmt: skip
+@click.pass_obj
+def bench_webpay(call: Call, /, **arguments: Any) -> None:
+    """Webpay payments a second with keys of 4096 bits, against what the machine's RSA allows."""
+    from bench.load.webpay import run
+
+    _measured(call, run, **arguments)

@@ -3,6 +3,8 @@
 import secrets
 import tempfile
 from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -16,6 +18,8 @@ from protocols.session import PeerKey
 from switch.certification import report as reports
 from switch.certification import run, sandbox
 from switch.certification.network_cases import PACK
+from switch.certification.platform import Platform
+from switch.certification.platform_stand import Side
 from switch.certification.report import CaseReport, CheckFailed, Report
 from switch.certification.stand import Terminal, Times
 from switch.cli.base import Call, CliError, Command, print_fields, print_json, print_table, progress
@@ -26,6 +30,7 @@ from switch.flows import norms
 from switch.ops.keys import MasterKey
 
 DIRECTORY: Final = "certification"
+SIDES: Final = ("network", "platform")
 LANES: Final = 16
 CASES: Final = tuple(pack.id for pack in PACK)
 _SECONDS: Final = click.FloatRange(0.5, 3600)
@@ -41,7 +46,10 @@ class Keys(msgspec.Struct):
 
 @click.command(cls=Command)
 @click.option("--network", type=norms.network, metavar="NNNN", help="The network to certify.")
-@click.option("--address", metavar="HOST:PORT", help="Where its terminals connect; else our own.")
+@click.option("--side", type=click.Choice(SIDES), default=SIDES[0], show_default=True,
+              help="Certify the network, or a platform as this network sees it.")  # fmt: skip
+@click.option("--address", metavar="HOST:PORT",
+              help="Where terminals, or networks, connect to it; else our own.")  # fmt: skip
 @click.option("--keys", type=click.File("rb"), metavar="FILE",
               help="With --address: keys of network and terminals, as JSON.")  # fmt: skip
 @click.option("--listen", default="127.0.0.1:0", show_default=True, metavar="HOST:PORT",
@@ -51,6 +59,8 @@ class Keys(msgspec.Struct):
               help="Where the network puts its daily file.")  # fmt: skip
 @click.option("--files-wait", "files_wait_s", type=_SECONDS, default=300, show_default=True,
               help="Seconds to wait for that file.")  # fmt: skip
+@click.option("--branch", type=norms.branch, default="17", show_default=True,
+              help="Of the terminals, where a platform is certified.")  # fmt: skip
 @click.option("--cashier", type=norms.cashier, default="1", show_default=True)
 @click.option("--supervisor", type=norms.supervisor, default="9", show_default=True)
 @click.option("--terminal-s", type=_SECONDS, default=30, show_default=True,
@@ -74,11 +84,11 @@ def certify(
     call: Call, /, network: str | None, check_path: Path | None, public_key: str | None,
     show_key: bool, **values: Any,
 ) -> None:  # fmt: skip
-    """Certify a network: play the 65 cases of the pack against it and sign a report.
+    """Play the 65 cases of the certification pack against a peer and sign a report.
 
-    We are the network's terminals, and the platform that it connects to. Without --address the
-    candidate is a red of our own, made for the run in a directory of its own. Exit code 1 unless
-    every case was played and passed.
+    Of a network we are the terminals, and the platform that it connects to; of a platform (--side
+    platform) we are this network. Without --address the candidate is a node of our own, made for
+    the run in a directory of its own. Exit code 1 unless every case was played and passed.
 
     --keys holds {"network": …, "terminals": […, …]}: what `network add --json` and `terminal add
     --json` print; two terminals for each case that is to run beside others.
@@ -121,7 +131,7 @@ def _key(config: Config) -> Ed25519PrivateKey:
 
 
 def _summary(report: Report) -> dict[str, Any]:
-    names = ("network", "candidate", "began", "verdict", "passed", "failed", "not_played")
+    names = ("network", "side", "candidate", "began", "verdict", "passed", "failed", "not_played")
     return {name: getattr(report, name) for name in names} | {"seconds": report.seconds}
 
 
@@ -130,7 +140,7 @@ def _summary(report: Report) -> dict[str, Any]:
 
 def _certify(
     call: Call, network: str, *, address: str | None, keys: BinaryIO | None, listen: str,
-    plaintext: bool, output: Path | None, **values: Any,
+    plaintext: bool, output: Path | None, side: str, **values: Any,
 ) -> None:  # fmt: skip
     config = call.config()
     key = _key(config)
@@ -140,14 +150,15 @@ def _certify(
         raise CliError("our platform would listen outside loopback without TLS", hint)
     if (address is None) != (keys is None):
         raise click.UsageError("--address and --keys go together")
+    run_ours = {"network": _our_network, "platform": _our_platform}[side]
+    run_theirs = {"network": _their_network, "platform": _their_platform}[side]
     if keys is None:
-        report = trio.run(_ours, call, config, network, at, values)
+        report = trio.run(run_ours, config, network, at, values)
     else:
         assert address is not None
         given = _keys(keys, network)
-        report = trio.run(
-            _theirs, call, config, network, _address(address, "--address"), given, at, values
-        )
+        where = _address(address, "--address")
+        report = trio.run(run_theirs, config, given, where, at, values)
     directory = output or config.path.parent / DIRECTORY
     paths = reports.write(directory, run.file_name(report), report, key)
     told = _summary(report) | {
@@ -161,56 +172,119 @@ def _certify(
         raise click.exceptions.Exit(1)
 
 
-async def _ours(
-    call: Call, config: Config, network: str, at: Address, values: dict[str, Any]
+async def _our_network(
+    config: Config, network: str, at: Address, values: dict[str, Any]
 ) -> Report:  # fmt: skip
     key = PeerKey(secrets.token_bytes(32))
     platform = run.new_platform(network, key, config.calendar())
-    found: Report | None = None
-    with tempfile.TemporaryDirectory(prefix="troncal-certify-") as directory:
-        home = Path(directory) / "red"
-        try:
-            async with (
-                run.listening(platform, at.host, at.port) as where,
-                sandbox.network_node(home, network, key, where, 2 * LANES) as box,
-            ):
-                candidate = run.Network(
-                    network, box.terminals, box.addresses["terminals"], box.files,
-                    make_file=box.make_file,
-                )  # fmt: skip
-                found = await _played(
-                    call, config, candidate, platform, sandbox.TIMES, values["only"]
-                )
-        except* CliError as errors:
-            if found is None:
-                raise
-            for error in errors.exceptions:  # a node that ended badly has its report all the same
-                click.echo(f"error: {error}", err=True)
-    assert found is not None, "a run that ends has its report"
-    return found
+
+    async def played(home: Path, tell: _Keep) -> None:
+        async with (
+            run.listening(platform, at.host, at.port) as where,
+            sandbox.network_node(home, network, key, where, 2 * LANES) as box,
+        ):
+            candidate = run.Network(
+                network, box.terminals, box.addresses["terminals"], box.files,
+                make_file=box.make_file,
+            )  # fmt: skip
+            tell(await _network(config, candidate, platform, sandbox.TIMES, values["only"]))
+
+    return await _in_sandbox(played)
 
 
-async def _theirs(
-    call: Call, config: Config, network: str, address: Address, keys: Keys, at: Address,
-    values: dict[str, Any],
+async def _our_platform(
+    config: Config, network: str, _at: Address, values: dict[str, Any]
 ) -> Report:  # fmt: skip
+    key = PeerKey(secrets.token_bytes(32))
+
+    async def played(home: Path, tell: _Keep) -> None:
+        async with sandbox.platform_node(home, network, key) as box:
+            side = Side(
+                network, list(sandbox.PLATFORM_TERMINALS), sandbox.BRANCH, box.config.calendar(),
+                box.yesterday, box.read_file, box.files,
+            )  # fmt: skip
+            peer = run.PlatformPeer(side, key, box.addresses["sicoop"])
+            tell(await _platform(peer, sandbox.TIMES, values["only"]))
+
+    return await _in_sandbox(played)
+
+
+_Keep = Callable[[Report], None]
+
+
+async def _in_sandbox(played: Callable[[Path, _Keep], Awaitable[None]]) -> Report:
+    """Run in a directory that is gone afterwards; a node that ends badly has its report too."""
+    found: list[Report] = []
+    with tempfile.TemporaryDirectory(prefix="troncal-certify-") as directory:
+        try:
+            await played(Path(directory) / "node", found.append)
+        except* CliError as errors:
+            if not found:
+                raise
+            for error in errors.exceptions:
+                click.echo(f"error: {error}", err=True)
+    return found[0]
+
+
+async def _their_network(
+    config: Config, keys: Keys, address: Address, at: Address, values: dict[str, Any]
+) -> Report:  # fmt: skip
+    network = keys.network.peer
     platform = run.new_platform(network, keys.network.peer_key(), config.calendar())
     terminals = [Terminal(t.peer, t.peer_key(), t.version) for t in keys.terminals]
     candidate = run.Network(
         network, terminals, address, values["files"], values["files_wait_s"],
-        cashier=values["cashier"], supervisor=values["supervisor"],
+        cashier=values["cashier"], supervisor=values["supervisor"], announce=_announce,
     )  # fmt: skip
-    names = ("terminal", "platform", "issuer", "confirm")
-    times = Times(**{name: values[f"{name}_s"] for name in names})
     async with run.listening(platform, at.host, at.port) as where:
         click.echo(f"our platform listens at {where[0]}:{where[1]}", err=True)
-        return await _played(call, config, candidate, platform, times, values["only"])
+        return await _network(config, candidate, platform, _times(values), values["only"])
 
 
-async def _played(
-    call: Call, config: Config, candidate: run.Network, platform: Any, times: Times,
+async def _their_platform(
+    config: Config, keys: Keys, address: Address, _at: Address, values: dict[str, Any]
+) -> Report:  # fmt: skip
+    terminals = [terminal.peer for terminal in keys.terminals]
+    side = Side(keys.network.peer, terminals, values["branch"], config.calendar())
+    peer = run.PlatformPeer(side, keys.network.peer_key(), address, keys.network.version)
+    return await _platform(peer, _times(values), values["only"])
+
+
+def _announce(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _times(values: dict[str, Any]) -> Times:
+    names = ("terminal", "platform", "issuer", "confirm")
+    return Times(**{name: values[f"{name}_s"] for name in names})
+
+
+async def _network(
+    config: Config, candidate: run.Network, platform: Platform, times: Times,
     only: tuple[str, ...],
 ) -> Report:  # fmt: skip
+    with _shown(only) as tell:
+        return await run.certify_network(
+            candidate, platform, times=times, calendar=config.calendar(), progress=tell,
+            only=only, settings=_settings(times),
+        )  # fmt: skip
+
+
+async def _platform(peer: run.PlatformPeer, times: Times, only: tuple[str, ...]) -> Report:
+    with _shown(only) as tell:
+        return await run.certify_platform(
+            peer, times=times, progress=tell, only=only, settings=_settings(times)
+        )
+
+
+def _settings(times: Times) -> dict[str, Any]:
+    budgets = msgspec.structs.asdict(times).items()
+    return {f"{name} budget, seconds": value for name, value in budgets}
+
+
+@contextmanager
+def _shown(only: tuple[str, ...]) -> Iterator[run.Progress]:
+    """A bar, and a line for each case that fails, on stderr."""
     columns = (
         TextColumn("certifying"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         TextColumn("{task.fields[last]}"),
@@ -223,13 +297,7 @@ async def _played(
             if case.verdict == reports.FAILED:
                 bar.console.print(f"{case.id} failed: {case.reason}", highlight=False, markup=False)
 
-        settings = {
-            f"{name} budget, s": value for name, value in msgspec.structs.asdict(times).items()
-        }
-        return await run.certify_network(
-            candidate, platform, times=times, calendar=config.calendar(), progress=tell,
-            only=only, settings=settings,
-        )  # fmt: skip
+        yield tell
 
 
 def _address(text: str, option: str) -> Address:

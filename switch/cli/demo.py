@@ -150,12 +150,19 @@ class Result(msgspec.Struct):
 @click.option("--terminals", type=click.IntRange(1, 1000), default=20, show_default=True)
 @click.option("--keep", is_flag=True, help="Keep node and directory afterwards, until Ctrl-C.")
 @click.option("--apart", is_flag=True, help="red, sicoop and ceibo as three processes.")
+@click.option("--webpay", is_flag=True, help="A shop in the browser; with --keep people buy.")
+@click.option("--transfiya", is_flag=True, help="Two banks, and TransfiYa's network between them.")
 @click.pass_obj
-def demo(call: Call, seconds: float, terminals: int, keep: bool, apart: bool) -> None:
+def demo(
+    call: Call, seconds: float, terminals: int, keep: bool, apart: bool, webpay: bool,
+    transfiya: bool,
+) -> None:  # fmt: skip
     """Show everything on loopback: a node, terminals, cards, cash-outs and deposits.
 
     Exit code 0: every answer was the expected one, and `verify` finds what the terminals were told.
-    With --apart: and the three processes tell one story, to the last guaraní.
+    With --apart: and the three processes tell one story, to the last guaraní. With --webpay: what
+    holders saw, the Bitácora, the shops' orders and the issuer's books agree. With --transfiya: the
+    network's book, its conciliation and both banks' ledgers agree, reversals included.
     """
     if call.config_path is not None:
         raise click.UsageError("demo makes a configuration of its own; it takes no -c")
@@ -163,7 +170,15 @@ def demo(call: Call, seconds: float, terminals: int, keep: bool, apart: bool) ->
     console = Console(stderr=True)
     good = False
     try:
-        if apart:
+        if webpay:
+            from switch.cli import demo_webpay  # which imports this module
+
+            good = demo_webpay.run(call, directory, seconds, keep, console)
+        elif transfiya:
+            from switch.cli import demo_transfiya  # which imports this module
+
+            good = demo_transfiya.run(call, directory, seconds, console)
+        elif apart:
             from switch.cli import demo_apart  # which imports this module
 
             good = demo_apart.run(call, directory, terminals, seconds, keep, console)

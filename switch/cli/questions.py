@@ -112,17 +112,26 @@ def operations(
 
 @click.command(cls=Command)
 @click.argument("number", metavar="REFERENCE")
+@click.option("--unmask", is_flag=True, help="Show documents and declaration in full; audited.")
+@click.option("--by", "author", default="", metavar="NAME", help="Who asks, with --unmask.")
+@click.option("--reason", default="", metavar="TEXT", help="Why, with --unmask.")
 @click.pass_obj
-def operation(call: Call, number: str) -> None:
+def operation(call: Call, number: str, unmask: bool, author: str, reason: str) -> None:
     """Show one operation with its whole time line.
 
-    REFERENCE has 26 digits; the 12 digits of the operation's number do as well.
+    REFERENCE has 26 digits; the 12 digits of the operation's number do as well. With --unmask, who
+    asked and why goes into the audit trail before anything is shown.
     """
+    if unmask != bool(author and reason):
+        raise click.UsageError("--unmask needs --by and --reason, and they need it")
     if not (number.isascii() and number.isdigit() and len(number) in (12, 26)):
         raise click.UsageError("REFERENCE has 26 digits, the number of an operation has 12")
     found = queries.operation(read_model(call.config()), number)
     if found is None:
         raise CliError(f"there is no operation {number}", "`troncal operations` lists the newest")
+    if unmask:
+        values = {"reference": found["reference"], "author": author, "reason": reason}
+        found |= provision(call.config(), "operation_unmask", **values)
     call.answer(found, lambda: _print_operation(found))
 
 

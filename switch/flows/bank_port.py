@@ -49,7 +49,8 @@ Owed = Reversal | Purchase | Credit
 class BankClient(Protocol):
     """A product that asks a bank. Keys are its own: short texts without "|"."""
 
-    role: str
+    @property
+    def role(self) -> str: ...
 
     def owed(self, key: str) -> Owed | None:
         """What it owes the bank under a key, read from its records; None: nothing any more.

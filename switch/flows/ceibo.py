@@ -395,8 +395,14 @@ class Ceibo:
         if len(persons) > 1:
             return _USE_DOCUMENT
         card = self._deposit_card(persons[0], m) if persons else None
+        desk, now_s = self._desk, step.now_ns // 1_000_000_000
+        if not desk.may_ask(m.network, m.terminal, m.cashier, now_s):
+            hold.internal = "asked too often"  # the same for everybody, or it would still tell
+            return _NOT_APPROVED
         if card is None:
             hold.internal = "no card" if persons else "nobody"
+            if not persons and desk.asked_in_vain(m.network, m.terminal, m.cashier, step.now_ns):
+                step.alarm("document_probing", m.terminal, f"cashier {m.cashier}")
             return _NOT_APPROVED
         hold.card, hold.person = card.id, card.person
         hold.name = norms.mask_name(persons[0].name)

@@ -6,7 +6,7 @@ durable before anything leaves this process; an answer that does not come makes 
 and from then on it is only inquired about, never submitted again.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -73,7 +73,7 @@ class CipFlow:
 
     role = ROLE
     # Payments and their references are kept; what only opened a door is not.
-    spaces = (rec.SESSIONS, rec.COOKIES, rec.NONCES, rec.FAILURES)
+    spaces: Sequence[int] = (rec.SESSIONS, rec.COOKIES, rec.NONCES, rec.FAILURES)
 
     def __init__(self, *, section: Cip, records: Records, vault: Vault, chance: Chance) -> None:
         self.section = section
@@ -401,6 +401,8 @@ class CipFlow:
         self.put(step, payment)
         if self.source_of(self.application_of(payment)).undo(step, payment):
             self._voided(step, payment)
+        else:  # acknowledged later; asked for again, should that be forgotten
+            step.arm(ROLE, "inquire", payment.id, INQUIRE_EVERY_S)
 
     def _voided(self, step: Step, payment: Payment) -> None:
         if payment.status == VOIDED:
@@ -434,7 +436,9 @@ class CipFlow:
         if payment.undoing:
             if source.undo(step, payment):
                 self._voided(step, payment)
-                self.put(step, payment)
+            else:
+                step.arm(ROLE, "inquire", payment.id, INQUIRE_EVERY_S)
+            self.put(step, payment)
             return
         outcome = source.inquire(step, payment) if source.ready(application) else Unknown()
         self.counts.inquired(payment.source, outcome)
@@ -594,5 +598,4 @@ class CipFlow:
 
 
 def _reference(application_id: str, client_ref: str) -> bytes:
-    return f"{application_id}\n{client_ref}".encode()
-
+    return rec.pair(application_id, client_ref)

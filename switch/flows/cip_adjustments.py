@@ -60,7 +60,7 @@ class CipAdjustments:
         Raises:
             CipRefusal: `wrong_state`, `invalid_fields`, or the reference is another one's.
         """
-        key = f"{application.id}\n{client_ref}".encode()
+        key = rec.pair(application.id, client_ref)
         found = self._records.get(rec.BY_ADJUSTMENT, key)
         known = None if found is None else self.get(found.decode())
         if known is not None:

@@ -143,7 +143,7 @@ class CipBook:
     # ---- users
 
     def user(self, application_id: str, user_id: str) -> User | None:
-        found = self._records.get(rec.USERS, _pair(application_id, user_id))
+        found = self._records.get(rec.USERS, rec.pair(application_id, user_id))
         return None if found is None else rec.decode_user(found)
 
     def users(self, application_id: str) -> list[User]:
@@ -151,7 +151,7 @@ class CipBook:
         return [user for user in everyone if user.application == application_id]
 
     def put_user(self, user: User) -> None:
-        self._records.put(rec.USERS, _pair(user.application, user.id), rec.encode(user))
+        self._records.put(rec.USERS, rec.pair(user.application, user.id), rec.encode(user))
 
     def set_password(self, user: User, hashed: str) -> None:
         """Give a user another password; what was verified before no longer counts."""
@@ -195,7 +195,7 @@ class CipBook:
 
     def unlock(self, user: User) -> None:
         """Forget wrong passwords from wherever they came."""
-        prefix = _pair(user.application, user.id)
+        prefix = rec.pair(user.application, user.id)
         head = sha256(prefix).digest()[:16]
         keys = [key for key, _ in self._records.items(rec.FAILURES) if key.startswith(head)]
         for key in keys:
@@ -334,16 +334,11 @@ def own_keys(
     return found[0], found[1]
 
 
-def _pair(first: str, second: str) -> bytes:
-    raw = f"{first}\n{second}".encode()
-    return raw if len(raw) <= 100 else sha256(raw).digest()
-
-
 def _failure_key(user: User, address: str) -> bytes:
     """Of the user, and for machines of the address too: a stranger must not stop an agency."""
     where = address if user.kind == "machine" else ""
     return (
-        sha256(_pair(user.application, user.id)).digest()[:16]
+        sha256(rec.pair(user.application, user.id)).digest()[:16]
         + sha256(where.encode()).digest()[:16]
     )
 

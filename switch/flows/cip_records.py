@@ -6,6 +6,7 @@ MessagePack; new fields go to the end, with a default.
 """
 
 from collections.abc import Mapping
+from hashlib import blake2b
 from types import MappingProxyType
 from typing import Final
 
@@ -362,6 +363,11 @@ class Simulated(Struct, array_like=True):
     code: str = ""
     refunded: int = 0
     due_ns: int = 0
+
+
+def pair(first: str, second: str) -> bytes:
+    """The key of two names, such as an application and its reference: 32 bytes at most."""
+    return blake2b(f"{first}\n{second}".encode(), digest_size=32).digest()
 
 
 encode = msgspec.msgpack.Encoder().encode

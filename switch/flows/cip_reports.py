@@ -224,9 +224,7 @@ def _cuts(application: Application, zone: ZoneInfo, now_ns: int) -> list[int]:
     for days in (-1, 0, 1, 2):
         day = today + timedelta(days=days)
         for hour in application.report_hours:
-            at = datetime(
-                day.year, day.month, day.day, int(hour[:2]), int(hour[3:]), tzinfo=zone
-            )
+            at = datetime(day.year, day.month, day.day, int(hour[:2]), int(hour[3:]), tzinfo=zone)
             found.append(int(at.timestamp()) * 1_000_000_000)
     return found
 

@@ -112,7 +112,7 @@ class SimulatedSource:
 
     two_phase = False
     can_inquire = can_void = can_refund = True
-    instruments = ("card", "account", "dimo", "ledger")
+    instruments: tuple[str, ...] = ("card", "account", "dimo", "ledger")
 
     DECLINES: Final = {
         51: FUNDS, 14: INSTRUMENT, 61: LIMIT, 55: AUTHENTICATION, 57: NOT_ALLOWED, 96: TECHNICAL,
@@ -212,7 +212,7 @@ class LedgerSource:
 
     two_phase = True
     can_inquire = can_void = can_refund = True
-    instruments = ("ledger",)
+    instruments: tuple[str, ...] = ("ledger",)
     BOOK: Final = 1  # that of the cards
     ACCOUNT_APPLICATION: Final = 30
 

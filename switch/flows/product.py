@@ -19,8 +19,11 @@ class ProductFlow(Protocol):
         spaces: of the record store, whose finished records are forgotten after the retention.
     """
 
-    role: str
-    spaces: Sequence[int]
+    @property
+    def role(self) -> str: ...
+
+    @property
+    def spaces(self) -> Sequence[int]: ...
 
     def unfinished(self) -> Iterable[Any]:
         """All work a stop left open, asked for at the start only."""

@@ -39,8 +39,8 @@ from switch.calendar import Calendar, day_date, day_number
 from switch.config import Config
 from switch.flows import norms
 from switch.flows import operations as ops
-from switch.flows.deadlines import is_stuck, may_be_annulled, retry_after_s
 from switch.flows.cash_watch import CashWatch
+from switch.flows.deadlines import is_stuck, may_be_annulled, retry_after_s
 from switch.flows.fingerprint import Fingerprint
 from switch.flows.limit_book import LimitBook, ledger_number, meter_id
 from switch.flows.network import normalised

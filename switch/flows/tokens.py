@@ -143,6 +143,23 @@ class TokenDesk:
             return Proof(None, "CODIGO_VENCIDO")
         return Proof(None, "CODIGO", counted=True)
 
+    def may_ask(self, network: str, terminal: str, cashier: str, now_s: int) -> bool:
+        """False for a while after a till has named too many persons that nobody knows (S07)."""
+        until = self._ledger.locked_until
+        return all(until(key) <= now_s for key in _probe_keys(network, terminal, cashier))
+
+    def asked_in_vain(self, network: str, terminal: str, cashier: str, now_ns: int) -> bool:
+        """Count a person that nobody knows, as wrong codes are counted; True: the till is locked
+        by it. Codes have counters of their own."""
+        c = self._config
+        batch = Batch()
+        limits = (c.attempts_terminal, c.attempts_cashier)
+        for key, limit in zip(_probe_keys(network, terminal, cashier), limits, strict=True):
+            batch.attempt(
+                key, limit=limit, window_s=c.attempts_window_s, lock_s=c.lock_s, row_limit=0
+            )
+        return any(Result(r) != Result.DONE for r in self._ledger.apply(batch, now_ns))
+
     def accept(self, batch: Batch, proof: Proof) -> None:
         """Queue what a good code changes: its step is consumed, wrong tries are forgotten."""
         assert proof.card is not None
@@ -277,6 +294,10 @@ def _voucher_refusal(voucher: Voucher, kind: str, amount: int, now_ns: int) -> t
 
 
 @lru_cache(maxsize=65_536)
+def _probe_keys(network: str, terminal: str, cashier: str) -> tuple[bytes, bytes]:
+    return lock_key("asks-terminal", terminal), lock_key("asks-cashier", network + cashier)
+
+
 def lock_key(purpose: str, name: str) -> bytes:
     """The 16-byte ledger key of tries and steps of one card, terminal, cashier or network.
 

@@ -182,6 +182,11 @@ def label(value: Any, name: str) -> str:
     return found if isinstance(found, str) else ""
 
 
+def has_labels(value: Any) -> bool:
+    """True for a record, as against a bare error: its error, if any, is its own."""
+    return isinstance(value, dict) and isinstance(value.get("labels"), dict)
+
+
 def segment(text: str) -> str:
     """Text as one segment of a path."""
     return quote(text, safe="")

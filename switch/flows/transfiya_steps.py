@@ -27,6 +27,7 @@ from switch.flows.transfiya_jobs import (
     Outcome,
     Shared,
     entities,
+    has_labels,
     label,
     segment,
 )
@@ -511,7 +512,9 @@ class Machine:
         return Job(item.bank, item.id, "continue", "POST", path, (), whole)
 
     def _on_continue(self, step: Step, item: Item, outcome: Outcome) -> None:
-        if outcome.status != OK:
+        # The record of a transfer tells the transfer's own error; the word was taken all the same.
+        taken = outcome.status == OK or (outcome.http < 300 and has_labels(outcome.value))
+        if not taken:
             item.refusals += 1
             self._items.put(item)
             if item.refusals < CONTINUE_REFUSALS_MAX:

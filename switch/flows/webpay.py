@@ -10,7 +10,7 @@ page, a capture or reversal, a line of the Bitácora. What a stop interrupted en
 and the shop is not told again: what it was told before the stop, nobody knows.
 
 Synchronous. RSA, the notification and the pages are the service's; it calls with a step, and gets
-its orders as calls: `sign`, `notify`, `erase`.
+its orders as calls: `sign`, `notify`, `line`, `erase`.
 """
 
 from collections.abc import Callable, Iterable
@@ -51,6 +51,7 @@ ROLE: Final = "webpay"
 SIGN: Final = "sign"
 NOTIFY: Final = "notify"
 ERASE: Final = "erase"
+LINE: Final = "line"
 FORM_TIMER: Final = "form"
 HOLDER_TIMER: Final = "holder"
 ACK_TIMER: Final = "ack"
@@ -150,7 +151,7 @@ class WebpayFlow:
             ACK_TIMER: self._ack_late,
         }
         self.dates = Dates(config.webpay)
-        self.outcomes: dict[tuple[str, str], int] = {}
+        self.outcomes: dict[tuple[str, ...], int] = {}
         self.recoveries: dict[str, int] = {}
         self.late_acks = 0
         self.replays = 0
@@ -189,10 +190,11 @@ class WebpayFlow:
         names = (known.payment, *reversed(known.earlier))
         return [found for name in names if (found := self.payment(name)) is not None]
 
-    def t0_ns(self, name: str) -> int:
-        """When its result was known, on the monotonic clock; 0: not in this process."""
+    def t0_ns(self, name: str) -> int | None:
+        """When its result was known, on the monotonic clock; None: not in this process, or not
+        yet."""
         live = self._live.get(name)
-        return 0 if live is None else live.t0_ns
+        return None if live is None or live.verdict is None else live.t0_ns
 
     def result_message(self, name: str) -> bytes:
         """The result of a payment whose authoriser has spoken: to be signed."""
@@ -359,7 +361,7 @@ class WebpayFlow:
         live = self._live[payment.id]
         secret, live.secret = live.secret, None
         assert secret is not None, "whoever pays has a card"
-        payment.operation = self._next_operation()
+        payment.operation = f"{self._next_number(b'operation'):012}"
         payment.sent_ns = step.now_ns
         move(payment, "AUTH_SENT", step.now_ns)
         self._put(step, payment)
@@ -492,9 +494,7 @@ class WebpayFlow:
         self._put(step, payment)
         step.disarm(ROLE, ACK_TIMER, payment.id)
         self._live.pop(payment.id, None)
-        year = self.dates.year_of(payment.accounting_date, payment.received_ns)
-        line = Line(payment.merchant, payment.prefix, payment.message, payment.signature, year)
-        self._records.put(rec.LINES, payment.id.encode(), rec.encode(line), stamp=step.now_ns)
+        self._write_line(step, payment)
         if decision.charged:
             self._note_paid(step, payment)
             self._authorisers[payment.authoriser].capture(step, payment)
@@ -503,6 +503,29 @@ class WebpayFlow:
             self._order_reversal(step, payment, reason, sent=False)
         self._count(decision.outcome, decision.cause)
         self._let_go(step, payment)
+
+    def _write_line(self, step: Step, payment: Payment) -> None:
+        line = Line(
+            number=self._next_number(b"line"), merchant=payment.merchant, prefix=payment.prefix,
+            message=payment.message, signature=payment.signature,
+            year=self.dates.year_of(payment.accounting_date, payment.received_ns),
+        )  # fmt: skip
+        self._records.put(rec.LINES, payment.id.encode(), rec.encode(line), stamp=step.now_ns)
+        step.call(ROLE, LINE, payment.id)
+
+    def line(self, name: str) -> Line | None:
+        """The line of a payment that is decided."""
+        value = self._records.get(rec.LINES, name.encode())
+        return None if value is None else rec.decode_line(value)
+
+    def lines(self) -> Iterable[Line]:
+        """All that are kept, in no order."""
+        return (rec.decode_line(value) for _, value in self._records.items(rec.LINES))
+
+    @property
+    def newest_line(self) -> int:
+        """Number of the newest line there is to write."""
+        return int(self._records.get(rec.NUMBERS, b"line") or b"0")
 
     # ---- reversal
 
@@ -628,12 +651,11 @@ class WebpayFlow:
         order.paid = True
         self._orders.put(key, order, step.now_ns)
 
-    def _next_operation(self) -> str:
-        """DE37: 12 digits, one after the other for ever."""
-        last = self._records.get(rec.NUMBERS, b"operation")
-        number = int(last or b"0") + 1
-        self._records.put(rec.NUMBERS, b"operation", str(number).encode())
-        return f"{number:012}"
+    def _next_number(self, what: bytes) -> int:
+        """One after the other for ever."""
+        number = int(self._records.get(rec.NUMBERS, what) or b"0") + 1
+        self._records.put(rec.NUMBERS, what, str(number).encode())
+        return number
 
     def _count(self, outcome: str, cause: str) -> None:
         self.outcomes[outcome, cause] = self.outcomes.get((outcome, cause), 0) + 1

@@ -150,9 +150,11 @@ class Order(Struct, array_like=True, gc=False):
 class Line(Struct, array_like=True, gc=False):
     """One line of the Bitácora: written when the payment is decided, and never again.
 
-    `year`: of the directory; that of the accounting date.
+    `number`: one after the other, in the order of the decisions. `year`: of the directory; that of
+    the accounting date.
     """
 
+    number: int
     merchant: str
     prefix: str
     message: bytes

@@ -53,6 +53,7 @@ class Calls:
         self._again: set[tuple[str, str]] = set()
         self._wake = trio.Event()
         self._stopping = False
+        self._nursery: trio.Nursery | None = None
         self.counters = Counters(COUNTERS)
 
     @property
@@ -85,6 +86,7 @@ class Calls:
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Run calls until cancelled, or until what runs has ended after `stop`."""
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             task_status.started()
             while not self._stopping:
                 while self._waiting and len(self._running) < self._concurrent_max:
@@ -94,6 +96,11 @@ class Calls:
                     nursery.start_soon(self._run, call)
                 await self._wake.wait()
                 self._wake = trio.Event()
+
+    def spawn(self, act: Callable[[], Awaitable[None]]) -> None:
+        """Run something of the product's own beside its calls; before `run` nothing happens."""
+        if self._nursery is not None and not self._stopping:
+            self._nursery.start_soon(act)
 
     def stop(self) -> None:
         """Begin no more calls; those under way go on."""

@@ -15,7 +15,7 @@ import trio
 from msgspec import UNSET
 
 from protocols.messages import SignOff, Status, StatusAnswer
-from protocols.session import Acceptor, PeerKey, SignOnGuard, Vocabulary
+from protocols.session import BAD_MAC, Acceptor, PeerKey, SignOnGuard, Vocabulary
 from switch.clock import iso_ms
 from switch.config import Session
 from switch.net.peer import Peer, address_of
@@ -95,10 +95,20 @@ class Driver:
                     nursery.cancel_scope.cancel()
         finally:
             self._forget(peer)
+            self._tell_of_tampering(peer)
             peer.detach()
             with trio.CancelScope(shield=True), trio.move_on_after(1):
                 await self._close(stream)
         log.debug("closed", listener=self._name, peer=peer.name, reason=peer.session.closing or "")
+
+    def _tell_of_tampering(self, peer: Peer) -> None:
+        """A frame with a wrong MAC in a session that was proved: somebody is on the line (S02)."""
+        if not peer.session.confirmed or peer.session.closing != BAD_MAC:
+            return
+        step = self._node.begin()
+        step.alarm("session_mac", peer.name, f"listener {self._name}")
+        step.audit(peer.name, "session", peer.name, "63", BAD_MAC, security=True)
+        self._node.end(step)
 
     async def sweep(self) -> None:
         """Once a second: echo into silence, end what is dead or does not sign on."""

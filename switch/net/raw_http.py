@@ -63,6 +63,11 @@ class Delivery:
         """True where not one byte of an answer came."""
         return not self.answer.raw
 
+    @property
+    def is_open(self) -> bool:
+        """True while more of an answer may come."""
+        return self._stream is not None and self.ended_s is None
+
     async def run(self, request: bytes, *, until_s: float) -> None:
         """Deliver and read, at most until `until_s` of trio's clock. Never raises for a peer.
 

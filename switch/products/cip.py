@@ -1,51 +1,24 @@
 """Puts the payment application together: flow, sources, service, pages, metrics."""
 
 import os
-import secrets
 from typing import Final
 
 from switch.config import ConfigError, Mistake
 from switch.flows.cip import CipFlow
+from switch.flows.cip_bank import BankSource
 from switch.flows.cip_book import CipRefusal, own_keys
-from switch.flows.cip_sources import LedgerSource, SimulatedSource
-from switch.net.calls import Order
+from switch.flows.cip_dimo import DimoSource
 from switch.node import Node
-from switch.ops.keys import MasterKey
 from switch.products import Product
 from switch.products.cip_metrics import measure
 from switch.products.cip_service import CipService
+from switch.provisioning_cip import flow_of
 from switch.remotes import Remotes
 from switch.web.cip import application
 from switch.web.mounts import Mount
 
 PREFIXES: Final = ("/cip", "/pay")
 BODY_BYTES_MAX: Final = 64 << 10
-
-
-class Sealed:
-    """The flow's view of the master key."""
-
-    def __init__(self, master: MasterKey) -> None:
-        self._master = master
-
-    def seal(self, secret: bytes, owner: str) -> bytes:
-        return self._master.seal(secret, purpose="product-keys", owner=owner)
-
-    def open(self, sealed: bytes, owner: str) -> bytes:
-        return self._master.open(sealed, purpose="product-keys", owner=owner)
-
-
-def flow_of(node: Node) -> CipFlow:
-    """The flow on a node's state, with the sources that need nothing outside of it."""
-    flow = CipFlow(
-        section=node.config.cip,
-        records=node.store.records,
-        vault=Sealed(node.master),
-        chance=secrets.token_bytes,
-    )
-    flow.sources["simulator"] = SimulatedSource(node.store.records, flow)
-    flow.sources["ledger"] = LedgerSource(node.store.ledger, node.limits, node.registry)
-    return flow
 
 
 def build(node: Node, remotes: Remotes) -> Product:
@@ -63,6 +36,7 @@ def build(node: Node, remotes: Remotes) -> Product:
         node.end(step)
     except (ValueError, CipRefusal) as error:
         raise ConfigError(node.config.path, [Mistake(0, "cip", str(error))]) from None
+    _add_sources(node, remotes, flow)
     service = CipService(node, flow, idempotency)
     mount = Mount(
         "cip", PREFIXES, application(service),
@@ -71,4 +45,17 @@ def build(node: Node, remotes: Remotes) -> Product:
     return Product(flow=flow, service=service, mounts=(mount,), measure=measure(service))
 
 
-__all__ = ["Order", "build", "flow_of"]
+def _add_sources(node: Node, remotes: Remotes, flow: CipFlow) -> None:
+    """The sources that need more than this node's own state."""
+    roles = node.config.node.roles
+    flow.sources["dimo"] = DimoSource(
+        platform=node.sicoop if "sicoop" in roles else None,
+        registry=node.registry,
+        calendar=node.calendar,
+        book=flow.book,
+        flow=flow,
+        node=node,
+    )
+    bank = BankSource(find=remotes.bank, book=flow.book, flow=flow, adjustment=flow.adjustments.get)
+    bank.prepare()
+    flow.sources["bank"] = bank

@@ -108,9 +108,7 @@ class Authenticator:
         self.results = {"ok": 0, "cached": 0, "wrong": 0, "locked": 0, "rate": 0, "busy": 0}
         self.lockouts = 0
 
-    async def machine(
-        self, application_id: str, user_id: str, password: str, address: str
-    ) -> User:
+    async def machine(self, application_id: str, user_id: str, password: str, address: str) -> User:
         """A site's machine by its three credentials.
 
         Raises:
@@ -193,9 +191,7 @@ class Authenticator:
         self.results["ok"] += 1
         return user
 
-    def _known(
-        self, application_id: str, user_id: str, kinds: Collection[str]
-    ) -> User | None:
+    def _known(self, application_id: str, user_id: str, kinds: Collection[str]) -> User | None:
         application = self._flow.book.application(application_id)
         user: User | None = self._flow.book.user(application_id, user_id)
         if application is None or application.disabled or user is None or user.disabled:
@@ -218,9 +214,7 @@ class Authenticator:
 
         await self._node.perform(replace)
 
-    def _cached(
-        self, name: bytes, application_id: str, user_id: str, address: str
-    ) -> User | None:
+    def _cached(self, name: bytes, application_id: str, user_id: str, address: str) -> User | None:
         found = self._verified.get(name)
         if found is None:
             return None

@@ -37,8 +37,12 @@ def measure(service: CipService) -> Callable[[Metrics], None]:
             lambda: counts.inquiries, ("source", "result"),
         )  # fmt: skip
         metrics.add_counter("cip_replays", "Repeated requests.", lambda: counts.replays)
-        metrics.add_counter("cip_conflicts", "References with other data.", lambda: counts.conflicts)
-        metrics.add_gauge("cip_pending", "Payments of unknown outcome.", lambda: len(counts.pending))
+        metrics.add_counter(
+            "cip_conflicts", "References with other data.", lambda: counts.conflicts
+        )
+        metrics.add_gauge(
+            "cip_pending", "Payments of unknown outcome.", lambda: len(counts.pending)
+        )
         metrics.add_gauge(
             "cip_pending_oldest_seconds", "Age of the oldest of them.",
             lambda: _oldest_s(service),

@@ -28,6 +28,7 @@ from switch.flows.cip_records import (
     Payment,
     ReportRun,
     User,
+    encode,
 )
 from switch.flows.cip_reports import utc_text
 from switch.flows.step import Step
@@ -38,10 +39,9 @@ from switch.sections.cip import Cip
 
 WEBHOOK_S: Final = 10.0
 LINES_PER_PAUSE: Final = 500
-ANSWER_BYTES_MAX: Final = 4096
+TRANSACTION_BYTES_MAX: Final = 8192  # of what is kept of it; a record has room for more
 
 T = TypeVar("T")
-_ANY: Final = Application("", 0, "", ())
 
 
 class InvalidFields(CipRefusal):
@@ -117,14 +117,18 @@ class CipService:
     def check(
         self, application: Application, data: Any
     ) -> tuple[Transaction | None, list[FieldFault]]:
+        """A transaction, or what is wrong with it; one that is too large for a record is, too."""
         today = datetime.fromtimestamp(self.now_ns() // 1_000_000_000, self.zone(application))
-        return read_transaction(
+        transaction, faults = read_transaction(
             data,
             amount=application.amount,
             fields=application.fields,
             instruments=self.instruments(application),
             year_month=(today.year, today.month),
         )
+        if transaction is not None and len(encode(transaction)) > TRANSACTION_BYTES_MAX:
+            return None, [FieldFault("transaction", "too_long")]
+        return transaction, faults
 
     def zone(self, application: Application) -> Any:
         return self.flow.book.zone(application)
@@ -232,12 +236,15 @@ class CipService:
     def status(self) -> dict[str, Any]:
         """Service and sources, for everybody: no names, no numbers of anybody's business."""
         draining = not self.node.store.admitting
-        used = {application.source for application in self.flow.book.applications()}
+        up: dict[str, bool] = {}
+        for application in self.flow.book.applications():
+            source = self.flow.sources.get(application.source)
+            ready = source is not None and source.ready(application)
+            up[application.source] = up.get(application.source, False) or ready
         return {
             "service": "busy" if draining else "up",
             "sources": {
-                name: "up" if self.flow.sources[name].ready(_ANY) else "down"
-                for name in sorted(used & self.flow.sources.keys())
+                name: "up" if ready else "down" for name, ready in sorted(up.items())
             },
             "at": utc_text(self.now_ns()),
         }
@@ -351,4 +358,3 @@ def _put_file(folder: Path, name: str, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     made.replace(folder / name)
-

@@ -76,7 +76,7 @@ class Rsa:
     def __init__(self, keys: Keys, threads: int) -> None:
         self._keys = keys
         self._limiter = trio.CapacityLimiter(threads)
-        self.histograms: dict[tuple[str, str], Histogram] = {}
+        self.histograms: dict[tuple[str, ...], Histogram] = {}
 
     @property
     def waiting(self) -> int:

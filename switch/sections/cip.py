@@ -21,7 +21,7 @@ SourceName = Literal["simulator", "bank", "dimo", "ledger"]
 KeyName = Annotated[
     str,
     Meta(
-        pattern=r"^(keystore:[A-Za-z0-9._-]{1,64}|env:[A-Za-z_][A-Za-z0-9_]{0,63})\Z",
+        pattern=r"^(keystore:[A-Za-z0-9._-]{1,24}|env:[A-Za-z_][A-Za-z0-9_]{0,63})\Z",
         extra={"form": 'a key, as "keystore:NAME" or "env:NAME"'},
     ),
 ]

@@ -9,7 +9,7 @@ import base64
 import hashlib
 import random
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, unquote
 import httpx
 import trio
 
+from core_ext import Histogram
 from protocols.transfiya import (
     AmountError,
     BodyError,
@@ -40,6 +41,7 @@ CONTINUE_S: Final = 480.0
 ANSWER_S: Final = 12 * 3600.0
 BANK_CALL_S: Final = 10.0
 BANK_TRIES: Final = 4
+LOG_MAX: Final = 100_000
 DOMAIN: Final = "tin"
 ZONE: Final = zone_of("-05:00")
 _TX_CHARS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
@@ -54,11 +56,11 @@ class Fault:
         endpoint: create, find, get, tag, prove, continue, accept, reject, signer, transfer, token;
             or a call of ours: debit, credit, action, status. `*`: any call of a bank.
         kind: drop (nothing is done), lose (done, but the answer is lost), delay (`value` seconds),
-            status (`value`: HTTP status), refuse (`value`: error code, HTTP 400), garbage,
-            forbidden (403, the token is worth nothing more), expired (prove: the IOU counts as
-            expired), amount (create: written as `value`), bare (create: without a snapshot),
-            duplicate (our call goes out twice, the second after `value` seconds), other (a second
-            one with another amount).
+            slow (done at once, answered `value` seconds later), status (`value`: HTTP status),
+            refuse (`value`: error code, HTTP 400), garbage, forbidden (all tokens are worth
+            nothing more), expired (prove: the IOU counts as expired), amount (create: written as
+            `value`), bare (create: without a snapshot), duplicate (our call goes out twice, the
+            second after `value` seconds), other (a second one with another amount).
     """
 
     endpoint: str
@@ -118,6 +120,7 @@ class Transfer:
     error: dict[str, Any] = field(default_factory=dict)
     heard: trio.Event = field(default_factory=trio.Event)
     word: Any = None
+    awaited: str = ""
     accepted: trio.Event = field(default_factory=trio.Event)
     signer: str = ""
     refused: dict[str, Any] | None = None
@@ -178,7 +181,8 @@ class Network:
         self.breaches: list[str] = []
         self.tokens: dict[str, tuple[str, float]] = {}
         self.nonces: set[str] = set()
-        self.log: list[tuple[str, str, Any]] = []
+        self.log: deque[tuple[str, str, Any]] = deque(maxlen=LOG_MAX)
+        self.answers: dict[str, Histogram] = {}  # of the banks, by endpoint
         self.enforce_nonces = True
         self.enforce_tokens = True
         self.refuse_duplicates = False
@@ -333,6 +337,7 @@ class Network:
         transfer.phase = endpoint if not transfer.reversing else "refund"
         transfer.heard, transfer.word = trio.Event(), None
         bank = self._bank(transfer, side)
+        transfer.awaited = bank.id
         if endpoint == "debit" and self.deny_source(transfer):
             raise _Failure(123, "stopped")
         with trio.move_on_after(self.continue_s):
@@ -378,7 +383,9 @@ class Network:
         """Have an action signed by its bank's customer."""
         transfer.phase = "action"
         transfer.heard, transfer.word = trio.Event(), None
-        await self._post(self._bank(transfer, side), "action", action, transfer)
+        bank = self._bank(transfer, side)
+        transfer.awaited = bank.id
+        await self._post(bank, "action", action, transfer)
         with trio.move_on_after(self.continue_s):
             await transfer.heard.wait()
         if action["labels"]["status"] != "COMPLETED":
@@ -488,6 +495,7 @@ class Network:
             try:
                 with trio.fail_after(BANK_CALL_S):
                     headers = await self._headers(client, bank)
+                    began_s = trio.current_time()
                     response = await client.post(
                         f"{bank.base_url}/{endpoint}", content=encode(self._noisy(value)),
                         headers=headers,
@@ -495,6 +503,8 @@ class Network:
             except (httpx.HTTPError, trio.TooSlowError, Dropped, OSError):
                 return 0, None
             self.calls[f"to:{endpoint}:{response.status_code}"] += 1
+            taken_ns = int((trio.current_time() - began_s) * 1e9)
+            self.answers.setdefault(endpoint, Histogram()).record(taken_ns)
             if response.status_code in (401, 403) and not again and "oauth2" in bank.auth:
                 bank.token = ""
                 continue
@@ -552,8 +562,11 @@ class Network:
         return due
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
+        while scope["type"] == "lifespan":
+            event = await receive()
+            await send({"type": f"{event['type']}.complete"})
+            if event["type"] == "lifespan.shutdown":
+                return
         body = b""
         while True:
             event = await receive()
@@ -601,11 +614,15 @@ class Network:
                 raise _Refused(123, "nonce")
             self.nonces.add(nonce)
             value = decode(body) if body else {}
+            self.log.append((name, path, value))
             answer = handler(bank, parts, query, value, due)
         except BodyError:
             return 400, error_body(118, "no JSON"), []
         except _Refused as refusal:
             return refusal.http, error_body(refusal.code, str(refusal)), []
+        for fault in due:
+            if fault.kind == "slow":
+                await trio.sleep(fault.value)
         if any(fault.kind == "lose" for fault in due):
             raise Dropped
         return 200, answer, []
@@ -844,7 +861,7 @@ class Network:
         handle = value.get("signer", {}).get("handle") if isinstance(value, dict) else None
         if not isinstance(handle, str) or self.signers.get(handle) != bank.id:
             raise self._breach(106, "accept: no signer of that bank")
-        if transfer.accepted.is_set():
+        if transfer.accepted.is_set() and transfer.signer != handle:
             self.breaches.append("accept: twice")
         transfer.signer = handle
         transfer.accepted.set()
@@ -862,9 +879,24 @@ class Network:
             raise self._breach(118, f"a bank's error code is {code}")
         return {"code": code, "message": str(error.get("message", ""))}
 
-    def _continue(self, _bank: Any, parts: list[str], _query: Any, value: Any, _due: Any) -> Any:
+    def _is_proven(self, transfer: Transfer) -> bool:
+        """True when the action this phase waits for is completed."""
+        if transfer.phase == "action":
+            return False
+        kind = "UPLOAD" if transfer.phase == "debit" else "DOWNLOAD"
+        side = "target" if transfer.phase == "credit" else "source"
+        return bool(self._action_of(transfer, kind, self._user(transfer, side), "COMPLETED"))
+
+    def _has_proof(self, transfer: Transfer, bank: BankEntry) -> bool:
+        return any(
+            action["labels"]["tx_ref"] == transfer.tx_ref
+            and action["labels"]["status"] == "COMPLETED"
+            and bank.signer in (action["source"], action["target"])
+            for action in self.actions.values()
+        )
+
+    def _continue(self, bank: Any, parts: list[str], _query: Any, value: Any, _due: Any) -> Any:
         transfer = self._named(parts[1])
-        self.log.append(("continue", transfer.tx_ref, value))
         if "hash" in value.get("labels", {}):  # of the older kind: the whole signed action
             transfer.heard.set()
             return self.record(transfer)
@@ -873,12 +905,13 @@ class Network:
         refunding = transfer.phase == "refund"
         if transfer.reversing and not refunding and transfer.phase != "action":
             return self.record(transfer)  # ignored: the reversal goes on as it is
-        if (
-            transfer.phase in ("debit", "credit", "refund", "action")
-            and not transfer.heard.is_set()
-        ):
-            transfer.word = error
-            transfer.heard.set()
+        if bank.id == transfer.awaited and not transfer.heard.is_set():
+            # A repeat from an earlier phase says nothing about this one.
+            if error is not None or self._is_proven(transfer):
+                transfer.word = error
+                transfer.heard.set()
+            elif not self._has_proof(transfer, bank):
+                self.breaches.append("continue: without a proof")
         return self.record(transfer)
 
     def _signer(self, bank: BankEntry, _parts: Any, _query: Any, value: Any, _due: Any) -> Any:

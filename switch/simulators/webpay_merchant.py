@@ -37,10 +37,10 @@ CLOSING_PATH: Final = "/xt_compra"
 STATIC: Final = Path(edge.__file__).parent / "static" / "webpay"
 TEMPLATES: Final = Path(edge.__file__).parent / "templates" / "webpay_shop"
 GOODS: Final = (
-    ("yerba", "Yerba mate, 1 kg", 5_990),
-    ("termo", "Termo de acero, 1 litro", 24_990),
+    ("yerba", "Yerba mate, 1 kg", 5_900),
+    ("termo", "Termo de acero, 1 litro", 24_900),
     ("mate", "Mate de calabaza", 12_500),
-    ("bicicleta", "Bicicleta urbana", 189_990),
+    ("bicicleta", "Bicicleta urbana", 189_900),
 )
 
 Word = Literal["aceptado", "rechazado", "none", "both", "lower", "no_aceptado", "empty", "garbage"]

@@ -284,9 +284,7 @@ class _Api:
         self._check_address(request, application)
         return application, user
 
-    async def _check_headers(
-        self, request: Request, application: Any, kind: str
-    ) -> dict[str, Any]:
+    async def _check_headers(self, request: Request, application: Any, kind: str) -> dict[str, Any]:
         head = {
             "key_id": request.headers.get("cip-key", ""),
             "ts": request.headers.get("cip-timestamp", ""),
@@ -382,9 +380,12 @@ def _fields(application: Any, given: Any) -> tuple[dict[str, str], list[FieldFau
     for name, value in given.items():
         rule = rules.get(name)
         most = rule.max if rule is not None else 100
-        if not isinstance(value, str) or len(value) > most or not value.isprintable():
-            faults.append(FieldFault(f"fields.{name}", "invalid"))
-        elif rule is not None and not fits(rule, value):
+        if (
+            not isinstance(value, str)
+            or len(value) > most
+            or not value.isprintable()
+            or (rule is not None and not fits(rule, value))
+        ):
             faults.append(FieldFault(f"fields.{name}", "invalid"))
         elif value:
             found[name] = value

@@ -149,14 +149,10 @@ def set_cookie(answer: Response, request: Request, name: str, secret: str) -> No
 
 
 def drop_cookie(answer: Response, request: Request, name: str) -> None:
-    answer.delete_cookie(
-        name, path="/", secure=is_secure(request), httponly=True, samesite="lax"
-    )
+    answer.delete_cookie(name, path="/", secure=is_secure(request), httponly=True, samesite="lax")
 
 
-def secure_headers(
-    answer: Response, request: Request, returns: tuple[str, ...] = ()
-) -> None:
+def secure_headers(answer: Response, request: Request, returns: tuple[str, ...] = ()) -> None:
     """Nothing is cached, framed, sniffed or told to others; forms lead to us and to `returns`."""
     origins = sorted({f"{p.scheme}://{p.netloc}" for p in map(urlsplit, returns) if p.netloc})
     answer.headers["cache-control"] = "no-store"

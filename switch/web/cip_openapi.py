@@ -89,26 +89,42 @@ SCHEMAS: Final[Node] = {
             "maxItems": 100,
             "items": _object(
                 ("code", "amount"),
-                code=_text(maxLength=32), amount={**AMOUNT, "minimum": 1},
+                code=_text(maxLength=32),
+                amount={**AMOUNT, "minimum": 1},
                 account=_text(maxLength=64),
             ),
         },
         payer=_object(
-            (), name=_text(maxLength=100), email=_text(maxLength=254), phone=_text(maxLength=32),
+            (),
+            name=_text(maxLength=100),
+            email=_text(maxLength=254),
+            phone=_text(maxLength=32),
             document=_text(maxLength=32),
         ),
         instrument=_object(
             ("type",),
             type=_text(enum=["card", "account", "dimo", "ledger"]),
-            pan=_text(), expiry=_text(), cvv=_text(), name=_text(), bank=_text(), number=_text(),
-            holder=_text(), document=_text(), phone=_text(), token=_text(), account=_text(),
+            pan=_text(),
+            expiry=_text(),
+            cvv=_text(),
+            name=_text(),
+            bank=_text(),
+            number=_text(),
+            holder=_text(),
+            document=_text(),
+            phone=_text(),
+            token=_text(),
+            account=_text(),
         ),
         custom={"type": "object"},
     ),
     "PaymentRequest": _object(
         ("client_ref", "transaction"),
-        application_id=_text(), user_id=_text(), password=_text(format="password"),
-        client_ref=REF, transaction={"$ref": "#/components/schemas/Transaction"},
+        application_id=_text(),
+        user_id=_text(),
+        password=_text(format="password"),
+        client_ref=REF,
+        transaction={"$ref": "#/components/schemas/Transaction"},
         sent_at=_text(),
     ),
     "VoidRequest": _object(("client_ref",), client_ref=REF),
@@ -117,26 +133,37 @@ SCHEMAS: Final[Node] = {
     ),
     "SessionRequest": _object(
         ("application_id", "client_ref", "return_url", "ts", "nonce", "key_id", "sig"),
-        application_id=_text(), client_ref=REF, amount={**AMOUNT, "minimum": 1},
-        currency=_text(), fields={"type": "object"}, return_url=_text(),
-        ts={"type": "integer"}, nonce=_text(minLength=16, maxLength=64), key_id=_text(),
+        application_id=_text(),
+        client_ref=REF,
+        amount={**AMOUNT, "minimum": 1},
+        currency=_text(),
+        fields={"type": "object"},
+        return_url=_text(),
+        ts={"type": "integer"},
+        nonce=_text(minLength=16, maxLength=64),
+        key_id=_text(),
         sig=_text(pattern="^[0-9a-f]{64}$"),
     ),
     "SessionAnswer": _object(
         ("session", "url", "expires_in"),
-        session=_text(), url=_text(), expires_in={"type": "integer"}, request_id=_text(),
+        session=_text(),
+        url=_text(),
+        expires_in={"type": "integer"},
+        request_id=_text(),
     ),
     "SessionState": _object(
         ("session", "state"),
         session=_text(),
         state=_text(enum=["issued", "login", "open", "closed", "expired"]),
-        payment={"$ref": "#/components/schemas/Payment"}, request_id=_text(),
+        payment={"$ref": "#/components/schemas/Payment"},
+        request_id=_text(),
     ),
     "Status": _object(
         ("service", "sources"),
         service=_text(enum=["up", "busy"]),
         sources={"type": "object", "additionalProperties": _text(enum=["up", "down"])},
-        at=_text(), request_id=_text(),
+        at=_text(),
+        request_id=_text(),
     ),
 }
 
@@ -183,8 +210,8 @@ BODY: Final = ("400", "413", "415", "422")
 def document() -> Node:
     """The document; a new one at each call."""
     client_ref = {"name": "client_ref", "in": "query", "required": True, "schema": REF}
-    secured = [{"credentials": []}, {"signature": []}]
-    payment = {"security": secured, "tags": ["gateway"]}
+    secured: list[Node] = [{"credentials": []}, {"signature": []}]
+    payment: Node = {"security": secured, "tags": ["gateway"]}
     decided = {"201": "Payment", "202": "Payment", "402": "Payment"}
     adjusted = {"201": "Adjustment", "202": "Adjustment"}
     base = "/cip/v1/gateway/payments"

@@ -322,9 +322,7 @@ class _Site:
             "instrument_type": INSTRUMENT_TEXT[transaction.instrument.type],
             "payer": transaction.payer, "custom": _labelled(application, transaction.custom),
         }  # fmt: skip
-        return self._pages.page(
-            request, "review.html", values, returns=application.return_urls
-        )
+        return self._pages.page(request, "review.html", values, returns=application.return_urls)
 
     # ---- paying
 
@@ -441,7 +439,8 @@ class _Site:
             return ""
         parts = urlsplit(url)
         pairs = [*parse_qsl(parts.query, keep_blank_values=True), ("session", session.id)]
-        return urlunsplit(parts._replace(query=urlencode(pairs)))
+        found: str = urlunsplit(parts._replace(query=urlencode(pairs)))
+        return found
 
     # ---- common
 
@@ -484,9 +483,7 @@ class _Site:
 
         return await self._service.perform(turn)
 
-    async def _typed(
-        self, request: Request, secret: str, session: Any = None
-    ) -> dict[str, str]:
+    async def _typed(self, request: Request, secret: str, session: Any = None) -> dict[str, str]:
         """What a form of ours sent; with `session`, also of the present version of its page.
 
         Raises:
@@ -525,9 +522,7 @@ def form_fields(body: bytes, content_type: str) -> dict[str, str]:
     if len(body) > FORM_BYTES_MAX:
         raise BadForm("too large", 413)
     try:
-        pairs = parse_qsl(
-            body.decode(), keep_blank_values=True, max_num_fields=FORM_FIELDS_MAX
-        )
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FORM_FIELDS_MAX)
     except ValueError:
         raise BadForm("not a form") from None
     if len({name for name, _ in pairs}) < len(pairs):
@@ -543,8 +538,7 @@ def _transaction(typed: Mapping[str, str], session: Any, application: Any) -> di
     signed = dict(context.fields) if session.signed else {}
     kind = typed.get("instrument.type", "")
     instrument = {
-        name: typed.get(f"instrument.{kind}.{name}", "")
-        for name in INSTRUMENT_FIELDS.get(kind, ())
+        name: typed.get(f"instrument.{kind}.{name}", "") for name in INSTRUMENT_FIELDS.get(kind, ())
     }
     payer = {
         name: signed.get(f"payer.{name}") or typed.get(f"payer.{name}", "")
@@ -572,7 +566,7 @@ def _amount(text: str, currency: str) -> int | str | None:
         return text
     if cents and not (cents.isascii() and cents.isdigit() and len(cents) <= places):
         return text
-    return int(whole) * 10**places + int((cents or "0").ljust(places, "0")[: places or 1])
+    return int(whole + cents.ljust(places, "0"))
 
 
 def _exponent(currency: str) -> int:

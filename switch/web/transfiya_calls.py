@@ -16,7 +16,14 @@ import trio
 from core_ext import Counters, Histogram
 from protocols.transfiya import BodyError, classify, decode
 from protocols.transfiya.errors import SERVER_ERROR
-from switch.flows.transfiya_jobs import OK, REFUSED, UNAVAILABLE, Job, Outcome
+from switch.flows.transfiya_jobs import (
+    OK,
+    REFUSED,
+    UNAVAILABLE,
+    Job,
+    Outcome,
+    has_labels,
+)
 from switch.ops.logs import logger
 
 log = logger("transfiya")
@@ -168,7 +175,9 @@ class NetworkCalls:
         try:
             with trio.fail_after(self._access.call_timeout_s):
                 response, raw = await self._exchange(job, token)
-        except (httpx.HTTPError, httpx.InvalidURL, trio.TooSlowError, _TooLong):
+        except Exception as error:  # an item must not be forgotten for what a wire does
+            if not isinstance(error, httpx.HTTPError | trio.TooSlowError | _TooLong):
+                log.error("call_broke", bank=job.bank, call=job.call, error=type(error).__name__)
             return Outcome(UNAVAILABLE, self._wall_ns())
         outcome = self._outcome(response, raw)
         if outcome.http in (401, 403):
@@ -210,7 +219,8 @@ class NetworkCalls:
         wished_s = _seconds(response.headers.get("retry-after", ""))
         silent = 300 <= http < 400 or http in _UNAVAILABLE or http >= 500
         nonsense = http < 300 and not isinstance(value, dict | list)
-        if silent or nonsense or code == SERVER_ERROR:
+        broken = code == SERVER_ERROR and not (http < 300 and has_labels(value))
+        if silent or nonsense or broken:
             status = UNAVAILABLE
         else:
             status = OK if ok or (http < 300 and isinstance(value, list)) else REFUSED

@@ -118,7 +118,7 @@ class Acquirer(Protocol):
 
     async def enter(self, fields: Mapping[str, str], source: str) -> Entered | Refused: ...
 
-    async def validate(self, fields: Mapping[str, str], source: str) -> tuple[bytes, int]: ...
+    async def validate(self, fields: Mapping[str, str], source: str) -> tuple[bytes, str]: ...
 
     async def redeem(self, token: str, version: str) -> Entered | Refused: ...
 
@@ -232,8 +232,8 @@ class _Pages:
         fields = _known(await form_of(request))
         if not self._merchants.take(fields.get("TBK_CODIGO_COMERCIO", "")):
             return _slow_down()
-        body, error = await self._acquirer.validate(fields, address_of(request))
-        self._note_seal(request, error, fields)
+        body, tag = await self._acquirer.validate(fields, address_of(request))
+        self._note_seal(request, tag)
         return _safe(Response(body, media_type="text/plain"), request)
 
     async def revision(self, request: Request) -> Response:
@@ -253,7 +253,7 @@ class _Pages:
         else:
             entered = await self._acquirer.enter(fields, address_of(request))
         if isinstance(entered, Refused):
-            self._note_seal(request, entered.tag, fields)
+            self._note_seal(request, entered.tag)
             return self._error(request, entered.error)
         page = "pago" if entered.payable else "espera"
         answer = _see(f"/webpay/{page}/{entered.page_id}", request)
@@ -274,9 +274,9 @@ class _Pages:
             return _slow_down()
         return None
 
-    def _note_seal(self, request: Request, what: str | int, fields: Mapping[str, str]) -> None:
+    def _note_seal(self, request: Request, tag: str) -> None:
         """Count wires that did not open, by address: a merchant's code anybody can write."""
-        if what == "SEAL":
+        if tag == "SEAL":
             self._seals.take(address_of(request))
 
     # ---- the cardholder

@@ -150,7 +150,8 @@ def cash_out(peer: Peer, place: Place, person: int, trace: int) -> dict[str, Any
     )  # fmt: skip
 
 
-def test_reloads_under_traffic_cost_nobody_anything(place: Place, node: Node) -> None:
+@pytest.mark.layouts("together")
+def test_P13_reloads_under_traffic_cost_nobody_anything(place: Place, node: Node) -> None:
     traffic = [
         Traffic(node.peer("terminals", number, place.keys[number]).sign_on())
         for number in TERMINALS[1:]
@@ -267,7 +268,8 @@ def test_links_come_and_go(place: Place) -> None:
         assert node.stop() == 0
 
 
-def test_keys_rotate_under_traffic(place: Place, tmp_path: Path) -> None:
+@pytest.mark.layouts("together")
+def test_P13_keys_rotate_under_traffic(place: Place, tmp_path: Path) -> None:
     """red and sicoop here, ceibo there; keys of the hop, the network and a terminal change."""
     far = tmp_path / "ceibo" / "troncal.toml"
     told("init", far.parent)

@@ -331,7 +331,8 @@ def test_every_split_point(place: Place) -> None:
         assert [wire.receive()["code"] for _ in messages] == ["00", "00"]  # type: ignore[index]
 
 
-def test_more_requests_than_may_be_in_flight(place: Place) -> None:
+@pytest.mark.layouts("together")
+def test_P11_more_requests_than_may_be_in_flight(place: Place) -> None:
     messages = [place.deposit() for _ in range(MAX_IN_FLIGHT * 30)]
     with place.signed_on() as wire:
         wire.send(*messages)
@@ -607,7 +608,8 @@ def plain_is_refused(wire: Wire) -> bool:
 # ---- the end -------------------------------------------------------------------------------------
 
 
-def test_sigterm_lets_work_in_flight_be_answered(tmp_path: Path) -> None:
+@pytest.mark.layouts("together")
+def test_P12_sigterm_lets_work_in_flight_be_answered(tmp_path: Path) -> None:
     site = provision(tmp_path, terminals=8, cards=60, toml=SMALL + SESSION)
     node = site.start()
     try:

@@ -6,7 +6,6 @@ short. Acceptance specification, section 6; ends as in its section 5.
 
 import datetime
 import ipaddress
-import json
 import signal
 import ssl
 import time
@@ -26,11 +25,13 @@ from cryptography.x509.oid import NameOID
 
 from protocols.messages import Answer
 from switch import admin
+from switch.journal.verify import verify
 from switch.simulators.rules import Rule
 from tests.faults.apart import LINK, Issuer, Relay, Three, Till, three, through, till
+from tests.faults.process import BALANCE, SMALL, available, position, provision
+from tests.faults.wire import Wire
 
-CASES = Path(__file__).parents[1] / "vectors" / "cashier_failures.json"
-HERE = {"P01", "P02", "P03", "P04", "P05", "P06", "P07", "P09", "P12", "P13"}
+pytestmark = pytest.mark.layouts("apart")
 NO = ("91", "NO_ENTREGUE")
 T_RED, T_HOLD = 4, 2  # seconds, as the three are configured here
 SLACK_S = 1.5  # of a machine with other things to do
@@ -573,11 +574,81 @@ def _reloaded(found: Three, role: str) -> bool:
     return bool(found.events(role, "reloaded"))
 
 
-# ---- all of them ---------------------------------------------------------------------------------
+# ---- the same in one process ---------------------------------------------------------------------
 
 
-def test_every_case_of_these_is_named_by_a_test() -> None:
-    cases = {case["id"] for case in json.loads(CASES.read_text()) if case["group"] == "P"}
-    assert cases >= HERE
-    names = Path(__file__).read_text()
-    assert {case for case in HERE if f"test_{case}_" not in names} == set()
+@pytest.mark.parametrize("days", [-1, 29, 90])
+@pytest.mark.layouts("together")
+def test_P09_a_certificate_of_the_terminals_listener(tmp_path: Path, days: int) -> None:
+    """Terminals refuse an expired one, and one that expires within 30 days is told of."""
+    _certificates(tmp_path, days)
+    toml = SMALL + '[tls.terminals]\ncert = "cert.pem"\nkey = "cert.key"\n'
+    site = provision(tmp_path, terminals=1, cards=1, toml=toml)
+    node = site.start()
+    try:
+        node.ready()
+        context = ssl.create_default_context(cafile=tmp_path / "ca.pem")
+        terminal = site.terminals[0]
+        deposit = {
+            "op": "deposit", "trace": 1, "cashier": "345", "currency": "PYG", "amount": 1000,
+            "document": site.cards[0].document,
+        }  # fmt: skip
+
+        def connect() -> Wire:
+            return Wire(node.terminals, terminal.number, terminal.key.key, tls=context)
+
+        context.check_hostname = False  # the certificate is for the address
+        if days < 0:
+            with pytest.raises(ssl.SSLCertVerificationError, match="expired"):
+                connect()
+        else:
+            with connect() as wire:
+                assert wire.sign_on()["code"] == "00"  # type: ignore[index]
+                assert wire.ask(deposit)["instruction"] == "RECIBA"
+        assert node.stop() == 0
+        alarms = [line for line in site.log_lines() if line.get("alarm") == "certificate_expires"]
+        assert [line["subject"] for line in alarms] == ["listener terminals"] * (days < 30)
+    finally:
+        node.end()
+    restarted = site.open()
+    assert position(restarted) == (1000 if days > 0 else 0)  # E0
+    restarted.close()
+
+
+@pytest.mark.layouts("together")
+def test_P07_a_standby_takes_over_from_one_process(tmp_path: Path) -> None:
+    """It cannot start while the first lives; then it knows all that was told."""
+    site = provision(tmp_path, terminals=1, cards=6)
+    first = site.start()
+    told: dict[int, dict[str, Any]] = {}
+    try:
+        first.ready()
+        terminal = site.terminals[0]
+        with Wire(first.terminals, terminal.number, terminal.key.key) as wire:
+            wire.sign_on()
+            for trace, card in enumerate(site.cards, 1):
+                code = card.next_code(time.time())
+                told[trace] = wire.ask(
+                    {"op": "cash_out", "trace": trace, "cashier": "345", "currency": "PYG",
+                     "amount": 50_000, "document": card.document, "token": code}
+                )  # fmt: skip
+            assert {answer["instruction"] for answer in told.values()} == {"ENTREGUE"}
+            standby = site.start()
+            assert standby.wait() == 1, "the directory is in use"
+            first.kill()
+        standby = site.start()
+        standby.ready()
+        with Wire(standby.terminals, terminal.number, terminal.key.key) as wire:
+            wire.sign_on()
+            for trace, before in told.items():
+                answer = wire.ask({"op": "last_operation", "original": trace, "kind": "cash_out"})
+                assert (answer["state"], answer["instruction"]) == ("REGISTRADA", "ENTREGUE")
+                assert answer["operation"] == before["operation"]
+        assert standby.stop() == 0
+    finally:
+        first.end()
+    node = site.open()
+    assert position(node) == -6 * 50_000  # E1
+    assert [available(node, card.card) for card in site.cards] == [BALANCE - 50_000] * 6
+    assert verify(site.config, site.config.data).ok
+    node.close()

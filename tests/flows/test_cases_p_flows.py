@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from core_ext import Batch
+from protocols.messages import Confirm
 from switch.journal.store import Store
 from switch.routing import Router
 from tests.apart import Apart, only
@@ -22,6 +23,37 @@ def test_P02_no_approval_without_ceibo(world: Apart) -> None:
         assert (told.answer.code, told.answer.instruction) == ("91", "NO_ENTREGUE")
         assert world.states(trace) == ("RECHAZO_REGISTRADO", "RECHAZADA", "")
     assert (world.ceibo.available(), world.sicoop.position(), world.owed()) == (1_000_000, 0, 0)
+
+
+def test_P04_a_slow_ceibo(world: Apart) -> None:
+    """Declined at T_HOLD and released; approvals that come all the same are counted."""
+    world.holds.policy = only("hold", "drop_answer")
+    told = [world.deposit(trace, 1000) for trace in range(1, 6)]
+    world.pass_time(15)
+    assert {(t.answer.code, t.answer.instruction) for t in told} == {("91", "NO_RECIBA")}
+    for late in world.holds.sent("hold"):
+        world.holds.tell(late)
+    assert world.late == 5
+    world.run()
+    for trace in range(1, 6):
+        assert world.states(trace) == ("RECHAZO_REGISTRADO", "VENCIDA", "LIBERADA")
+    world.holds.policy = only("", "")
+    assert world.deposit(6, A).answer.code == "00"
+    assert (world.ceibo.available(), world.owed()) == (world.holder.balance + A, 0)
+    assert (world.sicoop.position(), world.sicoop.reserved()) == (A, 0)
+
+
+def test_P06_answers_never_come(world: Apart, layout: str) -> None:
+    """Every hold that was made is released later."""
+    world.holds.policy = only("hold", "drop_answer")
+    for trace in range(1, 5):
+        told = world.deposit(trace, A)
+        world.pass_time(16)
+        assert (told.answer.code, told.answer.instruction) == ("91", "NO_RECIBA")
+    assert [world.states(trace)[2] for trace in range(1, 5)] == ["LIBERADA"] * 4
+    assert "orphan_hold" in world.sicoop.alarms(), layout
+    assert (world.ceibo.available(), world.sicoop.position()) == (world.holder.balance, 0)
+    assert world.owed() == 0
 
 
 def test_P08_disk_full_at_sicoop(world: Apart, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,6 +113,24 @@ def test_P11_overload_is_shed_before_recibida_is_sent(world: Apart) -> None:
     world.pass_time(60)
     assert world.owed() == 0
     assert world.sicoop.reserved() == 0
+
+
+def test_P11_a_full_ledger_sheds_before_anything_is_held(build: Build) -> None:
+    """Bounds are reached: new work is refused at once, what was taken goes on to its end."""
+    house = build(toml="[ledger]\nholds_max = 1000\n", net_debit_cap=1_000_000_000)
+    held = house.network(house.hold(house.reference(9999), A, kind="deposit")).answer
+    traces = iter(range(1, 1000))
+    codes = []
+    while "91" not in codes:
+        requests = [house.request(next(traces), 1000, kind="deposit") for _ in range(10)]
+        codes += [answer.code for answer in house.ask_all(requests)]
+    count = house.node.store.ledger.counts()["holds"]
+    refused = house.deposit(1000, trace=next(traces))
+    assert (refused.code, refused.instruction) == ("91", "NO_RECIBA")
+    assert house.node.store.ledger.counts()["holds"] == count
+    assert house.network(Confirm(2, house.reference(9999), "")).answer.code == "00"
+    assert house.at_ceibo(held.operation).state == "CAPTURADA"
+    assert house.position() == A + 1000 * codes.count("00")
 
 
 def test_P14_announced_maintenance(house: House) -> None:

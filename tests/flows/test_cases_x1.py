@@ -1,19 +1,28 @@
-"""Acceptance cases X101 to X140: one failure at each hop and each step, in both layouts.
+"""Acceptance cases X101 to X141: one failure at each hop and each step, in both layouts.
 
-Each runs as a cash_out and as a deposit (D07). The nodes and the hops between them are those of
-`tests.apart` and `tests.layouts`; the ends are those of section 5 of the acceptance specification.
-Where the roles share a process all stop together: nobody is told, and whoever asks later is told
-what red's register says.
+Each runs as a cash_out and as a deposit; as deposits they are D07, D08, D12 and D13. The nodes and
+the hops between them are those of `tests.apart` and `tests.layouts`; the ends are those of section
+5 of the acceptance specification. Where the roles share a process all stop together: nobody is
+told, and whoever asks later is told what red's register says.
 """
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 
-from protocols.messages import Confirm, Delivered, LastOperation
+from core_ext import Journal
+from protocols.messages import Answer, Confirm, Delivered, Deposit, LastOperation, ShiftClose
+from protocols.session import TERMINAL as VOCABULARY
+from protocols.session import Acceptor, PeerKey
+from switch.journal import store
+from switch.simulators.terminal import Terminal
 from tests.apart import Apart, Flight, only
 from tests.house import NETWORK, TERMINAL, House, Told
-from tests.layouts import APART
+from tests.layouts import APART, Joined
 
 A = 150_000
 PAYS = {"cash_out": "ENTREGUE", "deposit": "RECIBA"}
@@ -21,9 +30,21 @@ REFUSES = {"cash_out": "NO_ENTREGUE", "deposit": "NO_RECIBA"}
 LATER = {"cash_out": "NO_ENTREGUE", "deposit": "DEVUELVA"}
 
 
-@pytest.fixture(params=["cash_out", "deposit"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+DEPOSITS = {
+    **{f"X{number}": "D07" for number in range(101, 125)},
+    "X125": "D08",
+    **{f"X{number}": "D12" for number in range(131, 137)},
+    "X138": "D13",
+    "X139": "D13",
+}
+"""Cases of deposits that are those of cash_out run as a deposit."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "kind" in metafunc.fixturenames:
+        case = DEPOSITS.get(metafunc.function.__name__.split("_")[1], "")
+        names = ["cash_out", f"{case}_deposit" if case else "deposit"]
+        metafunc.parametrize("kind", ["cash_out", "deposit"], ids=names)
 
 
 def end(world: Apart, kind: str, number: int) -> None:
@@ -328,12 +349,133 @@ def test_X120_approval_reaches_red_late(world: Apart, kind: str) -> None:
     end(world, kind, 3)
 
 
+async def test_X121_a_terminal_drops_success_after_an_error(nursery: trio.Nursery) -> None:
+    """It knows by key and state that the operation has ended for it."""
+    client, server = trio.testing.memory_stream_pair()
+
+    async def connect() -> trio.abc.Stream:
+        return client
+
+    key = PeerKey(bytes(range(32)))
+    acceptor = Acceptor(
+        vocabulary=VOCABULARY, authenticate=lambda *_: key, nonce=b"\xbb" * 16, now_iso=lambda: "",
+    )  # fmt: skip
+    terminal = Terminal(TERMINAL, key, connect)
+    told: list[Answer] = []
+
+    async def ask() -> None:
+        request = Deposit(trace=7, cashier="345", document="4567890", amount=A, currency="PYG")
+        answer = await terminal.request(request)
+        assert isinstance(answer, Answer)
+        told.append(answer)
+
+    async def sign_on() -> None:
+        acceptor.receive(bytes(await server.receive_some(4096)))
+        await server.send_all(acceptor.output())
+
+    async with trio.open_nursery() as both:
+        both.start_soon(sign_on)
+        both.start_soon(terminal.sign_on, nursery)
+    nursery.start_soon(ask)
+    acceptor.receive(bytes(await server.receive_some(4096)))
+    error = Answer("91", "EMISOR_NO_DISPONIBLE", "", 7, "NO_RECIBA", "ERROR")
+    success = Answer("00", "APROBADA", "", 7, "RECIBA", "REGISTRADA")
+    await server.send_all(acceptor.encode([error]))
+    await trio.testing.wait_all_tasks_blocked()
+    await server.send_all(acceptor.encode([success]))
+    await trio.testing.wait_all_tasks_blocked()
+    assert [(a.code, a.instruction) for a in told] == [("91", "NO_RECIBA")]
+    assert terminal.late == 1
+    await terminal.aclose()
+
+
+def test_X121_success_that_comes_after_the_error(world: Apart, kind: str) -> None:
+    """red itself sends none: one question has one answer, and later ones say the same."""
+    world.sessions.policy = only("hold", "drop_answer")
+    told = world.operation(kind, 1, A)
+    world.pass_time(25)
+    refused(world, told, kind)
+    world.sessions.tell(world.sessions.sent("hold")[0])
+    world.run()
+    assert [answer.code for answer in told.messages] == ["91"]
+    refused(world, told, kind)
+    end(world, kind, 3)
+
+
 def test_X122_red_stops_with_the_approval_in_hand(world: Apart, kind: str) -> None:
     world.sessions.policy = only("hold", "drop_answer")
     world.operation(kind, 1, A)
     world.restart("red")
     assert world.query(1, kind).instruction == LATER[kind]
     end(world, kind, 3)
+
+
+def test_X123_registration_fails_openly(
+    tmp_path: Path, layout: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk of red fails: the node stops before it tells anybody that cash may move, and comes
+    back with an error for the cashier and a reversal for sicoop."""
+
+    def approved(name: str) -> tuple[Apart, Told]:
+        made = (Apart if layout == APART else Joined)(tmp_path / name)
+        made.sessions.policy = only("hold", "drop_answer")
+        return made, made.operation(kind, 1, A)
+
+    probe, _ = approved("probe")
+    groups = probe.red.node.store.journal.groups
+    probe.close()
+
+    def failing(directory: str, **options: Any) -> Journal:
+        at_red = "red" in Path(directory).parts[-3]
+        return Journal(directory, fail_sync_at=groups + 1 if at_red else 0, **options)
+
+    monkeypatch.setattr(store, "Journal", failing)
+    world, told = approved("world")
+    assert world.states(1)[0] == "INICIADA"
+    data = world.red.directory / "data"
+    shutil.copytree(data, tmp_path / "before")
+    with pytest.raises(OSError, match="journal"):
+        world.sessions.tell(world.sessions.sent("hold")[0])
+    assert told.messages == []
+    monkeypatch.undo()
+    world.kill("red")
+    shutil.rmtree(data)  # what could not be made durable is lost
+    shutil.copytree(tmp_path / "before", data)
+    world.sessions.policy = only("hold", "hold")
+    world.start("red")
+    world.connect()
+    answer = world.query(1, kind)
+    assert (answer.code, answer.state, answer.instruction) == ("96", "ERROR", LATER[kind])
+    assert "NO mueva efectivo" in str(answer.text)
+    assert world.states(1) == ("ERROR", "REVERSADA", "LIBERADA")
+    end(world, kind, 3)
+    world.close()
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_X124_outcome_of_the_registration_unknown(world: Apart, kind: str, durable: bool) -> None:
+    """red stops between the write and its acknowledgement, and reads back before it tells anyone;
+    what is not there is fenced by an error under the same key."""
+    world.sessions.policy = only("hold", "drop_answer")
+    told = world.operation(kind, 1, A)
+    (approval,) = world.sessions.sent("hold")
+    node = world.red.node
+    step = node.begin()
+    world.sessions._answered(step, approval)
+    node.end(step)
+    if durable:
+        node.store.commit()
+    assert told.messages == []
+    world.restart("red")
+    found = world.query(1, kind)
+    assert (found.state, found.instruction) == (
+        ("REGISTRADA", PAYS[kind]) if durable else ("ERROR", LATER[kind])
+    )
+    with world.red.step() as step:  # the approval once more: the row that is there stands
+        world.sessions._answered(step, approval)
+    assert world.query(1, kind).state == found.state
+    assert told.messages == []
+    end(world, kind, 1 if durable else 3)
 
 
 def test_X125_X126_answer_to_the_terminal_lost(world: Apart, kind: str) -> None:
@@ -362,6 +504,38 @@ def test_X129_delivered_before_its_mark(world: Apart, kind: str) -> None:
 
 
 # ---- confirmation and capture
+
+
+@pytest.mark.parametrize("user", ["present", "gone"])
+def test_X126_terminal_lists_what_waits_for_delivery(world: Apart, user: str) -> None:
+    """At its restart the terminal asks for its last operation; then it is delivered or annulled."""
+    world.operation("cash_out", 7, A)
+    world.restart("red")
+    pending = world.red.ask(LastOperation())
+    assert (pending.original, pending.state, pending.instruction) == (7, "REGISTRADA", "ENTREGUE")
+    if user == "present":
+        assert world.red.ask(Delivered(original=7)).state == "ENTREGADA"
+        world.run()
+        assert world.states(7) == ("ENTREGADA", "CAPTURADA", "CAPTURADA")
+        assert world.ceibo.available() == world.holder.balance - A
+        assert world.red.ask(LastOperation()).instruction == "NO_ENTREGUE"
+    else:
+        assert world.send(world.red.annulment(7, trace=8)).answer.instruction == "NO_ENTREGUE"
+        world.expect_end(7, "E4", A)
+
+
+def test_X128_ticket_that_did_not_print(house: House, kind: str) -> None:
+    """The cash moves all the same; whatever is printed later says that it is a duplicate."""
+    request = house.request(1, A, kind=kind)
+    first = house.ask(request)
+    assert (first.instruction, first.ticket[-1][-8:]) == (PAYS[kind], "ORIGINAL")
+    again = house.ask(request)
+    assert (again.duplicate, again.ticket[-1].endswith("DUPLICADO")) == (True, True)
+    control, others = first.ticket[-1].split()[1], list(first.ticket[:-1])
+    assert again.ticket[-1].split()[1] == control
+    assert list(again.ticket[:-1]) == others
+    house.delivered(1)
+    house.expect_end(1, "E1" if kind == "cash_out" else "F1", A)
 
 
 @pytest.mark.parametrize("answers", [False, True])
@@ -529,6 +703,26 @@ def test_X140_everything_without_power_for_hours(house: House, kind: str) -> Non
     assert house.states(1)[1:] == ("CAPTURADA", "CAPTURADA")
     moved = -A if kind == "cash_out" else A
     assert (house.available(), house.position()) == (house.holder.balance + moved, moved)
+
+
+def test_X141_cash_handed_out_against_the_instruction(house: House) -> None:
+    """The books do not change; the drawer is short, and that is told to people."""
+    till = 1_000_000
+    house.open_shift("000345", house.staff("000345"), float=till)
+    port = house.defer_platform()
+    told = house.send([(TERMINAL, house.request(1, A))])[0]
+    port.process()
+    house.pass_time(25)
+    assert told.answer.instruction == "NO_ENTREGUE"
+    assert house.delivered(1).code == "12"  # there is nothing that could be marked
+    before = house.available(), house.position()
+    closed = house.ask(ShiftClose(cashier="000345", counted=till - A, trace=2))
+    assert (closed.expected, closed.difference) == (till, -A)
+    assert "till_difference" in house.alarms()
+    (event,) = [event for event in house.audit() if event.what == "shift_close"]
+    assert (event.subject, event.reason) == (TERMINAL, f"difference {-A}")
+    assert (house.available(), house.position()) == before
+    house.expect_end(1, "E3", A)
 
 
 def mti(world: Apart, flight: Flight) -> str:

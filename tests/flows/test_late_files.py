@@ -9,7 +9,7 @@ from switch.journal.agreement import compare
 from switch.reports.daily_file import DailyFile, Detail
 from tests.apart import Apart, deliver, only
 from tests.flows.conftest import Build
-from tests.house import House
+from tests.house import BRANCH, House
 from tests.offices import DATE, DAY_S, ENCLOSED, SIGNED, Office, after_grace, next_morning
 
 A = 150_000
@@ -56,7 +56,7 @@ def test_C06_alarm_of_a_network_elsewhere(build: Build) -> None:
     house = build()
     house.do("network_add", number="0013", net_debit_cap=10_000_000)
     house.do(
-        "terminal_add", number="00009999", network="0013", branch="1", known_only=True
+        "terminal_add", number="00009999", network="0013", branch=BRANCH, known_only=True
     )  # fmt: skip
     house.pass_time(60)
     reference = "0013" + "00009999" + DATE + "000001"
@@ -109,7 +109,7 @@ def test_R14_an_error_after_midnight_is_in_the_files_of_both_days(tmp_path: Path
     try:
         calendar = world.red.node.calendar
         midnight_ns = calendar.business(world.clock.now_ns).end_ns
-        world.pass_time((midnight_ns - world.clock.now_ns) / 1e9 - 10)
+        world.pass_time((midnight_ns - world.clock.now_ns) / 1e9 - 10, 600)
         world.sessions.policy = lambda flight: "drop_answer" if flight.what == "hold" else "deliver"
         world.deposit(1, A)
         world.pass_time(30)

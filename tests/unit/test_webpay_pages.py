@@ -58,9 +58,9 @@ class Table:
         self.told.append(("enter", dict(fields), source))
         return self.answer
 
-    async def validate(self, fields: Mapping[str, str], source: str) -> tuple[bytes, int]:
+    async def validate(self, fields: Mapping[str, str], source: str) -> tuple[bytes, str]:
         self.told.append(("validate", dict(fields)))
-        return b"sealed\n", 0
+        return b"sealed\n", ""
 
     async def redeem(self, token: str, version: str) -> Entered | Refused:
         self.told.append(("redeem", token, version))

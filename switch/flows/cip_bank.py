@@ -1,0 +1,185 @@
+"""The bank source: a purchase over an ISO 8583 link, undone by reversals until acknowledged.
+
+An answer that does not come in its budget is never asked about: the reversal is owed until the bank
+acknowledges it, so nobody is charged for what nobody confirmed. A late 0210 decides nothing.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from protocols.cip.transaction import Instrument
+from protocols.iso8583.bank import (
+    ENTRY_E_COMMERCE,
+    BankAnswer,
+    Card,
+    Purchase,
+    Reversal,
+    Shop,
+)
+from protocols.iso8583.dialect import Message
+from switch.flows import cip_records as rec
+from switch.flows.bank_port import QUESTION, REVERSAL, BankPort
+from switch.flows.cip_book import CipBook
+from switch.flows.cip_dimo import REASONS, Payments
+from switch.flows.cip_records import SUBMITTED, Adjustment, Payment
+from switch.flows.cip_sources import (
+    NOT_ALLOWED,
+    ROLE,
+    TECHNICAL,
+    Approved,
+    Declined,
+    Outcome,
+    Unknown,
+)
+from switch.flows.step import Step
+
+PORTS_MAX: Final = 64
+UNSENT: Final = "unsent"
+ADJUSTMENT: Final = "adj_"
+
+
+class BankSource:
+    """Banks behind links, each application with its own.
+
+    Args:
+        find: the way to a bank by the name of its host. Raises LookupError: there is none.
+        adjustment: a void by its id.
+    """
+
+    role = ROLE
+    two_phase = False
+    can_inquire = False
+    can_void = True
+    can_refund = False  # a credit names the card, and no card number is kept
+    instruments: tuple[str, ...] = ("card", "account")
+
+    def __init__(
+        self,
+        *,
+        find: Callable[[str], BankPort],
+        book: CipBook,
+        flow: Payments,
+        adjustment: Callable[[str], Adjustment | None],
+    ) -> None:
+        self._find = find
+        self._book = book
+        self._flow = flow
+        self._adjustment = adjustment
+        self._ports: dict[str, BankPort] = {}
+        self._owing: set[str] = set()
+
+    def prepare(self) -> None:
+        """Open the ways of all applications; before links run."""
+        for application in self._book.applications():
+            if application.source == "bank" and application.bank not in self._ports:
+                try:
+                    port = self._find(application.bank)
+                except LookupError:
+                    continue  # told as a source that is down, until the host is added
+                port.add(self)
+                self._ports[application.bank] = port
+
+    def ready(self, application: rec.Application) -> bool:
+        port = self._ports.get(application.bank)
+        return port is not None and port.up
+
+    def reference(self, step: Step, payment: Payment, application: rec.Application) -> str:
+        return f"{self._book.count('bank-reference') % 10**12:012}"
+
+    def authorise(
+        self, step: Step, payment: Payment, application: rec.Application, instrument: Instrument
+    ) -> Outcome | None:
+        card, account = Card(entry_mode=ENTRY_E_COMMERCE), ""
+        if instrument.type == "card":
+            card = Card(
+                pan=instrument.pan,
+                expiry=instrument.expiry[3:] + instrument.expiry[:2],
+                entry_mode=ENTRY_E_COMMERCE,
+                verification_value=instrument.cvv,
+            )
+        else:
+            account = instrument.number
+        purchase = Purchase(
+            operation=payment.source_ref,
+            amount=payment.total,
+            currency=payment.currency,
+            card=card,
+            shop=Shop(name_and_place=application.name.encode("ascii", "replace").decode()[:40]),
+            account_from=account,
+            bank_code=instrument.bank if account else "",
+        )
+        port = self._ports[application.bank]
+        try:
+            sent = port.ask(step, self, payment.id, purchase, self._flow.section.budget.source_s)
+        except ValueError:
+            sent = False
+        return None if sent else Declined(TECHNICAL)
+
+    def inquire(self, step: Step, payment: Payment) -> Outcome | None:
+        raise AssertionError("a time-out is reversed, not inquired about")
+
+    def settle(self, step: Step, payment: Payment) -> bool:
+        return True
+
+    def undo(self, step: Step, payment: Payment) -> bool:
+        port = self._port(payment)
+        if port is not None and payment.id not in self._owing:
+            self._owing.add(payment.id)
+            port.owe(step, self, payment.id, sent=payment.inquiries > 0)
+        return False
+
+    def refund(self, step: Step, payment: Payment, adjustment: Adjustment) -> Outcome | None:
+        port = self._port(payment)
+        if port is None or adjustment.kind != "void":
+            return Declined(NOT_ALLOWED)
+        port.owe(step, self, adjustment.id)
+        return None
+
+    def on_deadline(self, step: Step, payment_id: str) -> None:
+        """It has no timers."""
+
+    # ---- client of the port
+
+    def owed(self, key: str) -> Reversal | None:
+        """The reversal owed for a payment that is undone, or for a void."""
+        payment_id = key
+        if key.startswith(ADJUSTMENT):
+            adjustment = self._adjustment(key)
+            if adjustment is None or not adjustment.is_open:
+                return None
+            payment_id = adjustment.payment_id
+        payment = self._flow.payment(payment_id)
+        if payment is None or (payment_id == key and not payment.undoing):
+            return None
+        return Reversal(
+            operation=payment.source_ref, amount=payment.total, currency=payment.currency
+        )
+
+    def on_bank_answer(
+        self, step: Step, what: str, key: str, answer: BankAnswer, message: Message
+    ) -> None:
+        if what == REVERSAL:
+            self._owing.discard(key)
+            if key.startswith(ADJUSTMENT):
+                code = answer.authorization or message.get("37", key[-12:])
+                self._flow.on_adjusted(step, key, Approved(code))
+            else:
+                self._flow.on_undone(step, key)
+        elif what == QUESTION:
+            payment = self._flow.payment(key)
+            if payment is None or payment.status != SUBMITTED:
+                return  # given up: its reversal is owed, whatever this says
+            outcome: Outcome = Declined(REASONS.get(answer.code, TECHNICAL))
+            if answer.code == "00":
+                outcome = Approved(answer.authorization or payment.source_ref)
+            self._flow.on_source(step, key, outcome)
+
+    def on_bank_lost(self, step: Step, key: str, reason: str) -> None:
+        payment = self._flow.payment(key)
+        if payment is not None and payment.status == SUBMITTED:
+            outcome: Outcome = Declined(TECHNICAL) if reason == UNSENT else Unknown()
+            self._flow.on_source(step, key, outcome)
+
+    def _port(self, payment: Payment) -> BankPort | None:
+        application = self._book.application(payment.application)
+        return None if application is None else self._ports.get(application.bank)

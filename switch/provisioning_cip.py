@@ -1,0 +1,308 @@
+"""What operators change of the payment application: applications, users, keys, reports.
+
+Passwords are hashed where they are typed, so a running node never waits for a hash: what comes here
+is the hash. Keys are returned once, when they are made.
+"""
+
+import secrets
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from protocols.cip import shown_code
+from switch.flows import cip_records as rec
+from switch.flows.cip import CipFlow
+from switch.flows.cip_book import CipBook, CipRefusal
+from switch.flows.cip_records import Application, ReportRun, User
+from switch.flows.cip_reports import utc_text
+from switch.flows.cip_sources import LedgerSource, SimulatedSource
+from switch.flows.step import Step
+from switch.node import Node
+from switch.ops.keys import MasterKey
+from switch.sections.cip import CipApplication, application_findings
+
+COMMANDS: Final = (
+    "cip_app_add", "cip_app_list", "cip_app_set", "cip_user_add", "cip_user_list",
+    "cip_user_hashes", "cip_user_password", "cip_user_state", "cip_key_add", "cip_key_rotate",
+    "cip_key_list", "cip_key_end", "cip_report_run", "cip_report_send", "cip_report_list",
+)  # fmt: skip
+
+Answer = dict[str, Any]
+T = TypeVar("T")
+
+
+class Sealed:
+    """The flow's view of the master key."""
+
+    def __init__(self, master: MasterKey) -> None:
+        self._master = master
+
+    def seal(self, secret: bytes, owner: str) -> bytes:
+        return self._master.seal(secret, purpose="product-keys", owner=owner)
+
+    def open(self, sealed: bytes, owner: str) -> bytes:
+        return self._master.open(sealed, purpose="product-keys", owner=owner)
+
+
+def flow_of(node: Node) -> CipFlow:
+    """The flow on a node's state, with the sources that need nothing outside of it."""
+    flow = CipFlow(
+        section=node.config.cip,
+        records=node.store.records,
+        vault=Sealed(node.master),
+        chance=secrets.token_bytes,
+    )
+    flow.sources["simulator"] = SimulatedSource(node.store.records, flow)
+    flow.sources["ledger"] = LedgerSource(node.store.ledger, node.limits, node.registry)
+    return flow
+
+
+class CipCommands:
+    """Commands on the payment application of one node, running or not."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._own: CipFlow | None = None
+
+    @property
+    def _flow(self) -> CipFlow:
+        """The flow that the node plays; of a node that plays none, one on its state."""
+        for product in self._node.products:
+            if isinstance(product, CipFlow):
+                return product
+        if self._own is None:
+            self._own = flow_of(self._node)
+        return self._own
+
+    @property
+    def _book(self) -> CipBook:
+        return self._flow.book
+
+    # ---- applications
+
+    def cip_app_add(
+        self, step: Step, id: str, name: str = "", modes: list[str] | None = None,
+        source: str = "simulator", values: dict[str, Any] | None = None,
+    ) -> Answer:  # fmt: skip
+        """`values`: any key of the section [cip.application.ID]."""
+        _check_id(id)
+        given: dict[str, Any] = {**(values or {}), "name": name, "source": source}
+        if modes is not None:
+            given["modes"] = modes
+        section = _section(id, given)
+        application = _told(lambda: self._book.add_application(step, id, section))
+        self._audit(step, "cip.app.add", id)
+        self._flow.applications_changed(step, application)
+        return {"application": id, "app_no": application.app_no}
+
+    def cip_app_set(self, step: Step, id: str, values: dict[str, Any]) -> Answer:
+        """Change keys of an application, as in its section."""
+        application = self._application(id)
+        present = {
+            field.name: getattr(application, {"partial_variants": "variants"}.get(
+                field.name, field.name))
+            for field in msgspec.structs.fields(CipApplication)
+        }  # fmt: skip
+        section = _section(id, {**msgspec.to_builtins(present), **values})
+        _told(lambda: self._book.configure(step, {id: section}))
+        self._audit(step, "cip.app.set", id, ",".join(sorted(values)))
+        self._flow.applications_changed(step, application)
+        return _shown_application(application)
+
+    def cip_app_list(self, step: Step) -> list[Answer]:
+        return [_shown_application(application) for application in self._book.applications()]
+
+    # ---- users
+
+    def cip_user_add(self, step: Step, application: str, user: str, kind: str, hash: str) -> Answer:
+        """`hash`: of the password, argon2id."""
+        self._application(application)
+        if not _is_user_id(user):
+            raise ValueError("a user has 1 to 64 letters, digits, '.', '_', '@' or '-'")
+        if kind not in rec.USER_KINDS:
+            raise ValueError(f"a user is one of {', '.join(rec.USER_KINDS)}")
+        if self._book.user(application, user) is not None:
+            raise ValueError(f"user {user} of {application} exists")
+        _check_hash(hash)
+        self._book.put_user(User(application, user, kind, [hash], created_ns=step.now_ns))
+        self._audit(step, "cip.user.add", f"{application}:{user}", kind)
+        return {"application": application, "user": user}
+
+    def cip_user_list(self, step: Step, application: str) -> list[Answer]:
+        self._application(application)
+        return [
+            {
+                "user": u.id,
+                "kind": u.kind,
+                "disabled": u.disabled,
+                "created": utc_text(u.created_ns),
+            }
+            for u in sorted(self._book.users(application), key=lambda user: user.id)
+        ]  # fmt: skip
+
+    def cip_user_hashes(self, step: Step, application: str, user: str) -> list[str]:
+        """Hashes of the present password and those before it: a new one must be none of them."""
+        return list(self._user(application, user).hashes)
+
+    def cip_user_password(self, step: Step, application: str, user: str, hash: str) -> Answer:
+        known = self._user(application, user)
+        _check_hash(hash)
+        self._book.set_password(known, hash)
+        self._book.unlock(known)
+        self._audit(step, "cip.user.password", f"{application}:{user}")
+        return {"application": application, "user": user}
+
+    def cip_user_state(self, step: Step, application: str, user: str, what: str) -> Answer:
+        """`what`: unlock, disable or enable."""
+        known = self._user(application, user)
+        if what == "unlock":
+            self._book.unlock(known)
+        elif what in ("disable", "enable"):
+            known.disabled = what == "disable"
+            known.epoch += 1
+            self._book.put_user(known)
+        else:
+            raise ValueError("unlock, disable or enable")
+        self._audit(step, f"cip.user.{what}", f"{application}:{user}")
+        return {"application": application, "user": user, "disabled": known.disabled}
+
+    # ---- keys
+
+    def cip_key_add(self, step: Step, application: str) -> Answer:
+        found = self._application(application)
+        key_id, secret = _told(lambda: self._book.add_key(step, found))
+        self._audit(step, "cip.key.add", application, key_id)
+        return {"application": application, "key_id": key_id, "key": secret.hex()}
+
+    def cip_key_rotate(self, step: Step, application: str) -> Answer:
+        found = self._application(application)
+        key_id, secret = _told(lambda: self._book.rotate_key(step, found))
+        self._audit(step, "cip.key.rotate", application, key_id)
+        return {"application": application, "key_id": key_id, "key": secret.hex()}
+
+    def cip_key_end(self, step: Step, application: str, key_id: str) -> Answer:
+        """A key stops being valid now."""
+        found = self._application(application)
+        for key in found.keys:
+            if key.id == key_id:
+                key.until_ns = step.now_ns
+                self._book.put_application(found)
+                self._audit(step, "cip.key.end", application, key_id)
+                return {"application": application, "key_id": key_id}
+        raise ValueError(f"{application} has no key {key_id}")
+
+    def cip_key_list(self, step: Step, application: str) -> list[Answer]:
+        return [
+            {
+                "key_id": key.id, "from": utc_text(key.from_ns), "until": utc_text(key.until_ns),
+                "valid": key.holds(step.now_ns),
+            }
+            for key in self._application(application).keys
+        ]  # fmt: skip
+
+    # ---- reports
+
+    def cip_report_run(self, step: Step, application: str) -> Answer:
+        """A run of everything up to now."""
+        found = self._application(application)
+        run = self._flow.reports.cut(step, found, step.now_ns)
+        if run is None:
+            raise ValueError("this moment has its report already")
+        self._audit(step, "cip.report.run", application, run.id)
+        return shown_run(run)
+
+    def cip_report_send(self, step: Step, run: str) -> Answer:
+        """Send a run again, under a new id."""
+        repeat = _told(lambda: self._flow.reports.repeat(step, run))
+        self._audit(step, "cip.report.send", repeat.application, repeat.id)
+        return shown_run(repeat)
+
+    def cip_report_list(self, step: Step, application: str) -> list[Answer]:
+        self._application(application)
+        return [shown_run(run) for run in self._flow.reports.runs(application)]
+
+    # ---- common
+
+    def _application(self, name: str) -> Application:
+        found = self._book.application(name)
+        if found is None:
+            raise ValueError(f"there is no application {name}")
+        return found
+
+    def _user(self, application: str, user: str) -> User:
+        self._application(application)
+        found = self._book.user(application, user)
+        if found is None:
+            raise ValueError(f"there is no user {user} of {application}")
+        return found
+
+    def _audit(self, step: Step, what: str, subject: str, reason: str = "") -> None:
+        step.audit("operator", what, subject, "00", reason)
+
+
+def shown_run(run: ReportRun) -> Answer:
+    """A report run for people and `--json`."""
+    return {
+        "run": run.id, "application": run.application, "sequence": run.sequence,
+        "state": run.state, "lines": run.lines, "cut": utc_text(run.cut_ns),
+        "sha256": run.sha256, "repeats": run.repeats,
+    }  # fmt: skip
+
+
+def shown_payment(row: Any) -> Answer:
+    """A payment of the read model for people and `--json`."""
+    return {
+        "payment_id": row.payment_id, "client_ref": row.client_ref,
+        "application": row.application, "mode": row.mode, "status": row.status,
+        "amount": row.amount, "fee": row.fee, "currency": row.currency,
+        "cip": shown_code(row.cip) if row.cip else "", "source_code": row.source_code,
+        "source": row.source, "instrument": row.instrument, "refunded": row.refunded,
+        "created": utc_text(row.created_ns), "confirmed": utc_text(row.confirmed_ns),
+        "run": row.run,
+    }  # fmt: skip
+
+
+def _shown_application(application: Application) -> Answer:
+    return {
+        "application": application.id, "app_no": application.app_no, "name": application.name,
+        "modes": list(application.modes), "source": application.source,
+        "return_urls": list(application.return_urls), "keys": len(application.keys),
+    }  # fmt: skip
+
+
+def _check_id(name: str) -> None:
+    allowed = set("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+    if not (3 <= len(name) <= 16 and set(name) <= allowed):
+        raise ValueError("an application has 3 to 16 capital letters, digits, '_' or '-'")
+
+
+def _is_user_id(name: str) -> bool:
+    rest = name.replace(".", "").replace("_", "").replace("@", "").replace("-", "")
+    return 1 <= len(name) <= 64 and name.isascii() and (rest.isalnum() or not rest)
+
+
+def _check_hash(text: str) -> None:
+    if not text.startswith("$argon2id$") or len(text) > 256:
+        raise ValueError("a password comes as its argon2id hash")
+
+
+def _section(name: str, values: dict[str, Any]) -> CipApplication:
+    """Raises: ValueError, naming the key that cannot be."""
+    unknown = set(values) - {field.name for field in msgspec.structs.fields(CipApplication)}
+    if unknown:
+        raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
+    try:
+        section = msgspec.convert(values, CipApplication)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
+    for where, what, hint in application_findings((name,), section):
+        raise ValueError(f"{'.'.join(where[1:])} {what}{'; ' + hint if hint else ''}")
+    return section
+
+
+def _told(do: Callable[[], T]) -> T:
+    try:
+        return do()
+    except CipRefusal as refusal:
+        raise ValueError(str(refusal)) from None

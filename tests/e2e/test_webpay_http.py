@@ -1,0 +1,155 @@
+"""Webpay over real sockets, without a browser: tokens of kits, status for shops, old TLS (WP-48)."""
+
+import datetime
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from protocols.webpay import messages, seal
+from switch.cli import setup
+from switch.cli.webpay_world import Plan, World, node, running
+from switch.config import LISTENERS, load
+from switch.simulators.webpay_people import Holder, credit_card
+from tests.e2e.webpay_world import keys
+from tests.webpay_shops import APPROVED_PAN, CVV
+
+pytestmark = pytest.mark.timeout(240)
+API_KEY = "una-llave-larga-de-prueba"
+PREFIX = "/filtroUnificado"
+
+
+@pytest.fixture
+async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    monkeypatch.setenv("WEBPAY_TEST_API_KEY", API_KEY)
+    plan = Plan(more='api_key = "env:WEBPAY_TEST_API_KEY"')
+    async with running(tmp_path / "node", [plan], keys()) as found:
+        yield found
+
+
+async def test_wp_48_a_kits_token_opens_the_form_once(world: World) -> None:
+    shop = world.shops[0].merchant
+    form = dict((await shop.payment(await shop.new_order("590000"))).fields)
+    async with httpx.AsyncClient(base_url=world.url, timeout=60) as kit:
+        reply = await kit.post(f"{PREFIX}/bp_validacion.cgi", data=form)
+        opened = seal.open_wire(
+            reply.content, keys().shop, keys().webpay.public_key(), spare_key=bytes(32)
+        )
+        found = messages.parse_token_reply(opened.message)
+        assert found is not None
+        error, token = found
+        assert (error, len(token)) == (0, 64)
+        fields = {"TBK_TOKEN": token, "TBK_VERSION_KCC": "6.0"}
+        first = await kit.get(f"{PREFIX}/bp_revision.cgi", params=fields)
+        assert (first.status_code, first.headers["location"][:13]) == (303, "/webpay/pago/")
+        page = await kit.get(first.headers["location"])
+        assert "Pague su compra" in page.text
+        second = await kit.post(f"{PREFIX}/bp_revision.cgi", data=fields)
+        assert second.status_code == 400
+        wrong = await kit.get(f"{PREFIX}/bp_revision.cgi", params={**fields, "TBK_TOKEN": "0" * 64})
+        assert wrong.status_code == 400
+        bad = await kit.post(f"{PREFIX}/bp_validacion.cgi", data={**form, "TBK_PARAM": "AAAA"})
+        assert (bad.status_code, "ERROR=1\nTOKEN=" + "0" * 64 in bad.text) == (200, True)
+
+
+async def test_wp_35_every_damaged_wire_has_the_same_answer(world: World) -> None:
+    shop = world.shops[0].merchant
+    form = dict((await shop.payment(await shop.new_order("590000"))).fields)
+    wire = form["TBK_PARAM"]
+    damaged = ["", "x", wire[:-10], wire[:700] + ("A" if wire[700] != "A" else "B") + wire[701:],
+               shop._other_kit.seal_message(b"A=1")]  # type: ignore[union-attr]  # fmt: skip
+    answers = set()
+    async with httpx.AsyncClient(base_url=world.url, timeout=60) as browser:
+        for text in damaged:
+            data = {**form, "TBK_PARAM": text}
+            answer = await browser.post(f"{PREFIX}/bp_revision.cgi", data=data)
+            answers.add((answer.status_code, answer.content))
+    assert len(answers) == 1
+    ((status, body),) = answers
+    assert (status, b"<!-- Codigo Error: 1 -->" in body) == (400, True)
+
+
+async def test_a_shop_asks_what_became_of_its_order(world: World) -> None:
+    shop = world.shops[0].merchant
+    order = await shop.new_order("590000")
+    async with Holder(world.url, shop) as holder:
+        page = await holder.pay(order, credit_card(APPROVED_PAN, CVV))
+    assert "Pago aprobado" in page
+    path = "/api/webpay/v1/transactions"
+    async with httpx.AsyncClient(base_url=world.url, timeout=60) as client:
+        headers = {"authorization": f"Bearer {API_KEY}"}
+        answer = await client.get(path, params={"order": order}, headers=headers)
+        refused = await client.get(path, params={"order": order})
+    (known,) = answer.json()["transactions"]
+    assert (known["state"], refused.status_code) == ("CONFIRMED", 401)
+    assert APPROVED_PAN not in answer.text
+
+
+# ---- TLS
+
+
+def certificate(directory: Path) -> tuple[Path, Path]:
+    key = generate_private_key(SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        .serial_number(1).not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, SHA256())
+    )  # fmt: skip
+    cert, private = directory / "cert.pem", directory / "key.pem"
+    cert.write_bytes(made.public_bytes(Encoding.PEM))
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return cert, private
+
+
+def client_hello(version: bytes) -> bytes:
+    """The first message of a client that knows nothing newer than `version`."""
+    suites = bytes.fromhex("c013c014c009c00a002f0035000a")
+    body = version + bytes(32) + b"\0" + len(suites).to_bytes(2, "big") + suites + b"\1\0"
+    message = b"\1" + len(body).to_bytes(3, "big") + body
+    return b"\x16\x03\x01" + len(message).to_bytes(2, "big") + message
+
+
+def answered(address: list[Any], data: bytes) -> bytes:
+    with socket.create_connection((address[0], address[1]), 10) as connection:
+        connection.settimeout(10)
+        connection.sendall(data)
+        found = b""
+        try:
+            while piece := connection.recv(4096):
+                found += piece
+        except ConnectionResetError:
+            pass
+    return found
+
+
+async def test_wp_48_old_tls_is_refused_and_pages_are_for_tls_only_then(tmp_path: Path) -> None:
+    cert, private = certificate(tmp_path)
+    listeners = {f"listen_{name}": "127.0.0.1:0" for name in LISTENERS}
+    made = setup.make(tmp_path / "node", node_roles=("webpay",), **listeners)
+    text = made.path.read_text() + f'\n[tls.http]\ncert = "{cert}"\nkey = "{private}"\n'
+    made.path.write_text(text)
+    async with node(load(made.path)) as (_, ready):
+        for version in (b"\x03\x01", b"\x03\x02"):
+            found = await trio.to_thread.run_sync(answered, ready["http"], client_hello(version))
+            # An alert (21), fatal, protocol_version; never a handshake (22).
+            assert (found[:1], found[5:7]) == (b"\x15", bytes((2, 70)))
+        context = ssl.create_default_context(cafile=str(cert))
+        url = f"https://localhost:{ready['http'][1]}"
+        async with httpx.AsyncClient(verify=context, base_url=url, timeout=30) as browser:
+            answer = await browser.post(f"{PREFIX}/bp_revision.cgi", data={"TBK_PARAM": "x"})
+    assert (answer.status_code, "<!-- Codigo Error: 12 -->" in answer.text) == (400, True)
+    assert answer.headers["strict-transport-security"] == "max-age=31536000"
