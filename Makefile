@@ -2,7 +2,7 @@
 # but system packages, and those only by root on Debian; else the one command is named.
 #
 #   make demo       everything on loopback with real traffic        make test       the suite
-#   make bench      figures of this machine                         make fuzz       longer, random
+#   make bench      figures of this machine, on one page            make fuzz       longer, random
 #   make torture    real processes killed, stopped and partitioned for ten minutes, then compared;
 #                   SECONDS long, with the faults of SEED
 #   make kills      one process: fifty kills, a million records replayed
@@ -21,8 +21,8 @@ FUZZ ?= 1
 # `make sim`: without a seed any will do, it is printed.
 SEED ?=
 SECONDS ?= 60
-BENCH_CONNECTIONS ?= 64
-BENCH_SECONDS ?= 10
+# `make bench QUICK=1`: some three minutes instead of an hour.
+QUICK ?=
 
 NATIVE := $(wildcard core_ext/*.pyx core_ext/*.pxd bench/*/*.pyx bench/*/*.pxd)
 # The requirements of one extra, as pip takes them; so that installing them builds nothing anew.
@@ -31,7 +31,7 @@ EXTRA = $(PY) -c "import sys, tomllib; \
 	print('\n'.join(project['optional-dependencies'][sys.argv[1]]))"
 STUBBED = $(subst /,.,$(basename $(wildcard core_ext/*.pyx bench/*/*.pyx)))
 
-.PHONY: demo test bench lint typecheck fuzz torture kills coverage sim sanitize reference clean native
+.PHONY: demo test bench micro lint typecheck fuzz torture kills coverage sim sanitize reference cases clean native
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/native
@@ -45,9 +45,13 @@ test: $(VENV)/native $(VENV)/test
 	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not alone"
 	$(PY) -m pytest -m alone
 
-bench: $(VENV)/native $(VENV)/test
+# bench/report.html and .md. PostgreSQL, jPOS and moov-io are measured where their tools are
+# (apt install postgresql default-jdk-headless maven golang-go), and else said to be missing.
+bench: $(VENV)/native $(VENV)/bench
+	$(PY) -m bench.report $(if $(QUICK),--quick)
+
+micro: $(VENV)/native $(VENV)/test
 	$(PY) -m pytest bench --benchmark-enable --benchmark-disable-gc --benchmark-min-rounds=30
-	$(BIN)/troncal bench cash-out --connections $(BENCH_CONNECTIONS) --seconds $(BENCH_SECONDS)
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -103,6 +107,10 @@ sanitize: $(VENV)/native $(VENV)/test
 		../../$(PY) -m pytest -q --timeout=1200 tests/unit tests/protocols \
 		tests/flows/test_lanes.py tests/flows/test_host_lane.py
 
+# docs/cases.md: each acceptance case with its tests and layouts, from what pytest collects.
+cases: $(VENV)/native $(VENV)/test
+	$(PY) -m tests.cases
+
 # The table of all keys at the end of the documentation, from the code.
 reference: $(VENV)/native
 	sed -i '/^## All keys/q' docs/configuration.md
@@ -134,6 +142,10 @@ $(VENV)/native: $(VENV)/installed $(NATIVE)
 $(VENV)/test: $(VENV)/installed
 	@sh tools/browser-package
 	$(EXTRA) test | $(BIN)/pip install -q --disable-pip-version-check -r /dev/stdin
+	@touch $@
+
+$(VENV)/bench: $(VENV)/installed
+	$(EXTRA) bench | $(BIN)/pip install -q --disable-pip-version-check -r /dev/stdin
 	@touch $@
 
 $(VENV)/dev: $(VENV)/installed

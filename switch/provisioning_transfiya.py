@@ -40,7 +40,7 @@ class TransfiyaCommands:
         key = enrolment.add_key(
             self._node, step, directory, name, secret, allow_short=allow_short
         )  # fmt: skip
-        step.audit("operator", "transfiya.key.add", name, "00", security=True)
+        step.audit("operator", "transfiya.key.add", name, "00")
         return {"key": name, "public": key.public.hex(), "handle": key.handle}
 
     def transfiya_key_new(self, step: Step, name: str) -> Answer:

@@ -1,18 +1,19 @@
 """The table of the acceptance cases, made from the tests themselves.
 
-`python -m tests.cases` collects the suite and writes docs/cases.md: for each case its trigger, its
-end state, the tests whose names hold its id, and the layouts they run in. The layout of a test is
-the parameter that it is collected with, or its mark `layouts`; nothing is written by hand but the
-reasons in `ONE_LAYOUT`.
+`python -m tests.cases` (`make cases`) collects every file with a test that names a case, and writes
+docs/cases.md: for each case its trigger, its end state, the tests whose names hold its id, and the
+layouts they run in. The layout of a test is the parameter that it is collected with, or its mark
+`layouts`; nothing is written by hand but the reasons in `ONE_LAYOUT`.
 """
 
+import contextlib
+import io
 import json
 import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,7 +21,8 @@ ROOT = Path(__file__).parents[1]
 CASES = ROOT / "tests" / "vectors" / "cashier_failures.json"
 TABLE = ROOT / "docs" / "cases.md"
 TOGETHER, APART = "together", "apart"
-_ID = re.compile(r"(?<=_)([CDIKLPRSTVX]\d{2,3})(?=_|$)", re.ASCII)
+_ID = re.compile(r"(?<=[_\[-])(X\d{3}|[CDIKLPRSTV]\d{2})(?=[_\]-]|$)", re.ASCII)
+_NAMED = re.compile(r"def test_(?:[A-Z0-9]+_)*(?:X\d{3}|[CDIKLPRSTV]\d{2})_", re.ASCII)
 _WAY = "roles of one process call each other: there is no connection that could fail"
 ONE_LAYOUT = {
     "X105": (APART, f"sicoop refuses the connection; {_WAY}"),
@@ -29,6 +31,7 @@ ONE_LAYOUT = {
     "P02": (APART, f"the link to ceibo is down; {_WAY}"),
     "P03": (APART, f"the link flaps; {_WAY}"),
     "P05": (APART, f"one of several connections dies; {_WAY}"),
+    "P06": (APART, "within a process an answer is the end of a call: it cannot be lost"),
     "P10": (APART, f"a partition between roles heals; {_WAY}"),
 }
 """Cases that make sense in one layout only: which, and why."""
@@ -60,8 +63,8 @@ def vectors() -> list[dict[str, str]]:
 
 
 def ids(name: str) -> list[str]:
-    """The ids of cases in a test's name."""
-    return _ID.findall(name)
+    """The ids of cases in the name of a test or of one of its runs."""
+    return list(dict.fromkeys(_ID.findall(name)))
 
 
 def layouts(item: pytest.Item) -> tuple[str, ...]:
@@ -79,7 +82,7 @@ def tally(items: Iterable[pytest.Item]) -> dict[str, Found]:
     for item in items:
         name = getattr(item, "originalname", item.name)
         file = item.path.relative_to(ROOT).as_posix()
-        for case in ids(name):
+        for case in ids(item.name):
             runs = found.setdefault(case, Found()).tests.setdefault((file, name), {})
             for layout in layouts(item) or ("",):
                 runs[layout] = runs.get(layout, 0) + 1
@@ -95,11 +98,21 @@ class _Collector:
 
 
 def collect() -> dict[str, Found]:
-    """Collect the whole suite, in this process. Raises: SystemExit, with pytest's output shown."""
+    """Collect, in this process, every file with a test that names a case.
+
+    Raises:
+        SystemExit: it cannot be collected; with pytest's output.
+    """
     collector = _Collector()
-    arguments = ["--collect-only", "-qq", "-p", "no:cacheprovider", str(ROOT / "tests")]
-    if pytest.main(arguments, plugins=[collector]) != pytest.ExitCode.OK:
-        raise SystemExit("the suite cannot be collected")
+    files = (
+        path for path in (ROOT / "tests").rglob("test_*.py") if _NAMED.search(path.read_text())
+    )
+    arguments = ["--collect-only", "-qq", "-p", "no:cacheprovider", *map(str, sorted(files))]
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        code = pytest.main(arguments, plugins=[collector])
+    if code != pytest.ExitCode.OK:
+        raise SystemExit(f"the suite cannot be collected:\n{output.getvalue()[-4000:]}")
     return tally(collector.items)
 
 
@@ -159,13 +172,18 @@ def _tests(found: Found) -> list[str]:
     return told
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
+    """Write the table, or with `--check` only compare it; 1 where something is missing."""
     found = collect()
-    TABLE.write_text(table(found))
-    told: list[Any] = problems(found)
+    told = problems(found)
+    if arguments == ["--check"]:
+        if not TABLE.exists() or TABLE.read_text(encoding="utf-8") != table(found):
+            told.append("docs/cases.md is not current: `make cases`")
+    else:
+        TABLE.write_text(table(found), encoding="utf-8")
     print(*told, sep="\n")
     return 1 if told else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

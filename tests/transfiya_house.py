@@ -111,6 +111,7 @@ class BankHouse:
         self._scope: trio.CancelScope | None = None
         self._stopped = trio.Event()
         self.customers: dict[str, str] = {}
+        self.ways: Callable[[Node], Any] | None = None
         self._enrol()
         settlement = self.signer("settlement")
         network.add_bank(
@@ -173,7 +174,8 @@ class BankHouse:
 
         def prepare() -> None:
             wire = httpx.ASGITransport(_NetworkWire(self.network))
-            self.product = build(node, None, draw=self.draw, transport=wire)
+            remotes = self.ways(node) if self.ways is not None else None
+            self.product = build(node, remotes, draw=self.draw, transport=wire)
             flow = self.product.flow
             assert isinstance(flow, TransfiyaFlow)
             self.flow = flow
@@ -283,7 +285,7 @@ class House:
         self.network._transports = self._transports
         self.rojo = BankHouse(directory, "rojo", self.network, more, section)
         self.verde = BankHouse(directory, "verde", self.network, more, section)
-        self.banks = (self.rojo, self.verde)
+        self.of_ledgers = self.banks = (self.rojo, self.verde)
         self.ana = self.rojo.add("ana", ANA)
         self.luis = self.verde.add("luis", LUIS)
         for bank in self.banks:
@@ -389,6 +391,7 @@ class House:
         for bank in self.banks:
             for item in bank.flow.items.stored():
                 assert item.state in ("DONE", "FAILED"), (item.key, item.state)
+        for bank in self.of_ledgers:
             assert bank.open_holds() == 0
             assert bank.node.money_check() == {"posted": 0, "pending": 0}
             there = self.network.balances[bank.signer("settlement")]

@@ -60,6 +60,7 @@ cdef enum:
     ARRIVALS_MAX = 50000000
     OPEN_LEAD_NS = 2000000    # from the call to the first instant
 
+cdef uint64_t SPREAD = <uint64_t> 0x9E3779B97F4A7C15
 cdef uint64_t NO_TRACE = <uint64_t> 0xFFFFFFFFFFFFFFFF
 
 
@@ -255,7 +256,8 @@ cdef class Report:
         due: requests of an open loop until its end, sent or not.
         backlog_max: open loop: most requests that were due and could not be sent yet.
         in_time: those of them that came before the run's time was up; the rate counts only these.
-        elapsed_ns: from the first send to the deadline, or to the last answer if that came first.
+        elapsed_ns: from the first send to the deadline, or to the last answer if that came first;
+            of an open loop its whole time, unless all connections were lost.
         unanswered: requests without an answer when the drain time was over or the connection lost.
         unmatched: answers with a trace that nobody waits for.
         malformed: answers without a readable code.
@@ -465,8 +467,9 @@ cdef class Load:
             rate_per_s: over all connections, 0 < rate.
             seconds: from the first instant to the last, 0 < seconds <= 3600; at most 50 million
                 arrivals.
-            poisson: pauses are drawn from an exponential distribution of that mean with `seed`;
-                otherwise they are all the same.
+            poisson: pauses are drawn from an exponential distribution of that mean with `seed`,
+                as many as fit into the time, and never more than rate times seconds; otherwise
+                they are all the same.
             drain_s: how long to wait for the last answers afterwards.
 
         Returns a `Report`. Raises as `run` does.
@@ -495,12 +498,15 @@ cdef class Load:
         cdef Py_ssize_t i
         cdef Py_ssize_t count = <Py_ssize_t> (rate_per_s * seconds)
         cdef double at = 0.0
-        cdef uint64_t state = seed * 2685821657736338717 + 88172645463325252
+        cdef uint64_t state = seed * SPREAD + 1
         self._arrivals = <uint64_t*> calloc(count, sizeof(uint64_t))
         if self._arrivals == NULL:
             raise MemoryError
         for i in range(count):
             if poisson:
+                if at >= seconds * 1e9:
+                    count = i
+                    break
                 self._arrivals[i] = <uint64_t> at
                 state ^= state << 13
                 state ^= state >> 7
@@ -683,8 +689,10 @@ cdef class Load:
                     PyErr_CheckSignals()
         report.due = self._arrived
         report.unanswered += self._backlog
-        report.elapsed_ns = (min(now_ns, self._deadline_ns) - self._started_ns
-                             if now_ns > self._started_ns else 0)
+        if self._stopping:  # the time ran to its end, whenever the last answer came
+            report.elapsed_ns = run_ns
+        elif now_ns > self._started_ns:
+            report.elapsed_ns = min(now_ns, self._deadline_ns) - self._started_ns
         report.cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_ns
         return 0
 

@@ -155,6 +155,10 @@ def requests() -> list[bytes]:
     return [traffic.cash_out(card, 0) for card in cards]
 
 
+def _times(ours: float, theirs: float) -> float:
+    return round(ours / theirs, 3) if theirs else 0.0
+
+
 def _told(found: dict[str, list[dict[str, Any]]], missing: dict[str, str]) -> dict[str, Any]:
     def median(name: str, figure: str) -> float:
         return statistics.median(float(row.get(figure, 0)) for row in found[name])
@@ -167,7 +171,7 @@ def _told(found: dict[str, list[dict[str, Any]]], missing: dict[str, str]) -> di
             "p50_ms": median(name, "p50_ms"),
             "p99_ms": median(name, "p99_ms"),
             "server_cpu_us_per_operation": median(name, "server_cpu_us_per_operation"),
-            "troncal_times_as_fast": round(ours / median(name, "rate_per_s"), 3),
+            "troncal_times_as_fast": _times(ours, median(name, "rate_per_s")),
         }
         for name in found
     ]

@@ -152,17 +152,19 @@ class Result(msgspec.Struct):
 @click.option("--apart", is_flag=True, help="red, sicoop and ceibo as three processes.")
 @click.option("--webpay", is_flag=True, help="A shop in the browser; with --keep people buy.")
 @click.option("--transfiya", is_flag=True, help="Two banks, and TransfiYa's network between them.")
+@click.option("--cip", is_flag=True, help="A site that takes payments in the three modes of CIP.")
 @click.pass_obj
 def demo(
     call: Call, seconds: float, terminals: int, keep: bool, apart: bool, webpay: bool,
-    transfiya: bool,
+    transfiya: bool, cip: bool,
 ) -> None:  # fmt: skip
     """Show everything on loopback: a node, terminals, cards, cash-outs and deposits.
 
     Exit code 0: every answer was the expected one, and `verify` finds what the terminals were told.
     With --apart: and the three processes tell one story, to the last guaraní. With --webpay: what
     holders saw, the Bitácora, the shops' orders and the issuer's books agree. With --transfiya: the
-    network's book, its conciliation and both banks' ledgers agree, reversals included.
+    network's book, its conciliation and both banks' ledgers agree, reversals included. With --cip:
+    what the site was told, its customers saw and the report holds are the same payments.
     """
     if call.config_path is not None:
         raise click.UsageError("demo makes a configuration of its own; it takes no -c")
@@ -178,6 +180,10 @@ def demo(
             from switch.cli import demo_transfiya  # which imports this module
 
             good = demo_transfiya.run(call, directory, seconds, console)
+        elif cip:
+            from switch.cli import demo_cip  # which imports this module
+
+            good = demo_cip.run(call, directory, seconds, keep, console)
         elif apart:
             from switch.cli import demo_apart  # which imports this module
 

@@ -7,7 +7,7 @@ the demonstration, the browser tests and the measurements.
 
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -111,12 +111,17 @@ def new_keys(bits: int = BITS_OWN) -> Keys:
 
 
 def prepare(
-    directory: Path, plans: Sequence[Plan], keys: Keys, values: Mapping[str, Any] | None = None
+    directory: Path,
+    plans: Sequence[Plan],
+    keys: Keys,
+    values: Mapping[str, str] | None = None,
+    amend: Callable[[str], str] = str,
 ) -> tuple[Config, list[Shop], dict[str, str], int]:
     """Make the node's directory, its keys and its shops.
 
     Args:
-        values: of `config.default_toml`; names with a dot are lines to be replaced in the file.
+        values: lines of the file and what stands there instead.
+        amend: has the last word about the file.
 
     Returns:
         Configuration, shops, the keys of the issuer's link and the issuer's port.
@@ -139,7 +144,7 @@ def prepare(
         assert f"\n{line}\n" in text, line
         text = text.replace(f"\n{line}\n", f"\n{new}\n")
     sections = [f'[links.{ISSUER}]\ninstitution = "{INSTITUTION}"\n', *map(_section, shops)]
-    config.path.write_text("\n".join([text, *sections]))
+    config.path.write_text(amend("\n".join([text, *sections])))
     return load(config.path), shops, provisioned, issuer_port
 
 
@@ -189,7 +194,11 @@ def _pem(key: RSAPrivateKey) -> bytes:
 
 @asynccontextmanager
 async def running(
-    directory: Path, plans: Sequence[Plan], keys: Keys, values: Mapping[str, Any] | None = None
+    directory: Path,
+    plans: Sequence[Plan],
+    keys: Keys,
+    values: Mapping[str, str] | None = None,
+    amend: Callable[[str], str] = str,
 ) -> AsyncIterator[World]:
     """Make all of it in a new directory and run it until the end of the block.
 
@@ -197,7 +206,7 @@ async def running(
         CliError: the node did not start, or did not end with 0; with the end of its log.
     """
     config, shops, given, port = await trio.to_thread.run_sync(
-        prepare, directory, plans, keys, values
+        prepare, directory, plans, keys, values, amend
     )
     host_keys = HostKeys.of(
         "aes-cmac",

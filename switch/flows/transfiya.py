@@ -34,6 +34,7 @@ from switch.flows.transfiya_records import (
     BEFORE_SIGNED,
     BODIES,
     DOWNLOAD,
+    ENTRIES,
     FAILED,
     FAILING,
     ITEMS,
@@ -53,6 +54,9 @@ from switch.flows.transfiya_records import (
     put_body,
 )
 from switch.flows.transfiya_steps import Machine
+from switch.flows.transfiya_v2 import PREFIX as V2_PREFIX
+from switch.flows.transfiya_v2 import RETRY as V2_RETRY
+from switch.flows.transfiya_v2 import Entries, Entry
 
 SECOND_NS: Final = 1_000_000_000
 REFERENCE_CHARS_MAX: Final = 64
@@ -101,7 +105,7 @@ class TransfiyaFlow:
     """
 
     role = ROLE
-    spaces: Sequence[int] = (ITEMS, BODIES, MARKS)
+    spaces: Sequence[int] = (ITEMS, BODIES, MARKS, ENTRIES)
 
     def __init__(
         self,
@@ -110,32 +114,42 @@ class TransfiyaFlow:
         directory: Directory,
         ring: KeyRing,
         draw: Callable[[int], bytes],
+        items: Items | None = None,
     ) -> None:
         self._records = records
         self.directory = directory
-        self.items = Items(records)
+        self.items = items or Items(records)
         self.shared = Shared(banks, self.items, directory, ring, draw)
         self.machine = Machine(self.shared)
+        self.entries = Entries(self.shared, records)
         self.serving = True
         """False: no new work is taken, by an operator's wish or while the node stops."""
 
     # ---- ProductFlow
 
-    def unfinished(self) -> list[Item]:
-        return [item for item in self.items.unfinished() if item.bank in self.shared.banks]
+    def unfinished(self) -> list[Item | Entry]:
+        found: list[Item | Entry] = [*self.items.unfinished(), *self.entries.unfinished()]
+        return [work for work in found if work.bank in self.shared.banks]
 
-    def adopt(self, step: Step, work: Item) -> None:
+    def adopt(self, step: Step, work: Item | Entry) -> None:
+        if isinstance(work, Entry):
+            self.entries.adopt(step, work)
+            return
         self.machine.adopt(step, work)
         if work.state != OFFERED:
             step.call(ROLE, "resume", work.id)
 
     def on_deadline(self, step: Step, kind: str, key: str) -> None:
+        if kind == V2_RETRY:
+            self.entries.on_deadline(step, key)
+            return
         item = self.items.named(key)
         if item is not None and not item.ended:
             self.machine.on_deadline(step, kind, item)
 
     def flush(self) -> None:
         self.items.flush()
+        self.entries.flush()
 
     def reconfigure(self, config: Config) -> None:
         """What a bank is takes a new start; codes and budgets of a bank change at once."""
@@ -148,6 +162,8 @@ class TransfiyaFlow:
 
     def advance(self, step: Step, item_id: str) -> Job | None:
         """Go on with an item; the call that is due, to be made when the step is durable."""
+        if item_id.startswith(V2_PREFIX + "|"):
+            return self.entries.advance(step, item_id)
         item = self.items.named(item_id)
         if item is None or item.ended:
             return None
@@ -155,6 +171,8 @@ class TransfiyaFlow:
 
     def on_outcome(self, step: Step, job: Job, outcome: Outcome) -> Job | None:
         """Take the end of a call, and the next one."""
+        if job.item.startswith(V2_PREFIX + "|"):
+            return self.entries.on_outcome(step, job, outcome)
         item = self.items.named(job.item)
         return None if item is None else self.machine.on_outcome(step, item, job.call, outcome)
 
@@ -206,9 +224,12 @@ class TransfiyaFlow:
             ShapeError: a known field of the wrong type; nothing was changed.
         """
         side = self.shared.banks[bank]
-        main = action_of(value)
         if not (step.admitting and self.serving):
             return self._refuse(step, side, endpoint, "out-of-service")
+        if side.settings.profile == "v2":
+            reply = self.entries.take(step, side, endpoint, value, arrived_ns)
+            return Answer(reply.status, reply.body)
+        main = action_of(value)
         if endpoint == "status":
             return self._status(step, side, main, raw, value, arrived_ns)
         if endpoint == "action":
@@ -429,6 +450,7 @@ class TransfiyaFlow:
         self.machine.take(step, item)
         if asked == "source" and not item.reason:
             self.machine.move(step, item, "offered")
+            self.machine.watch(step, item)
         else:
             self.machine.go(step, item)
 

@@ -61,6 +61,9 @@ class Core(Protocol):
     def undo(self, step: Step, item: Item) -> str:
         """Undo phase 1, whatever it did: never refused."""
 
+    def adopt(self, step: Step, item: Item) -> str:
+        """After a start: a reason why the item cannot go on, or empty."""
+
 
 def customer_account(bank: str, account: str) -> bytes:
     """Id of a customer's account in the ledger."""
@@ -157,6 +160,9 @@ class LedgerCore:
         result = self._apply(batch, step)
         assert result in (Result.DONE, Result.ORIGINAL_UNKNOWN, Result.TOMBSTONED), result.name
         return DONE
+
+    def adopt(self, step: Step, item: Item) -> str:
+        return ""  # the ledger knows every repeat
 
     def _apply(self, batch: Batch, step: Step) -> Result:
         result = Result(self._ledger.apply(batch, step.now_ns)[0])

@@ -41,6 +41,7 @@ from switch.flows.transfiya_records import (
     FAILED,
     FAILING,
     MOVES,
+    OFFERED,
     POSTED,
     PROVEN,
     RECEIVED,
@@ -64,6 +65,7 @@ OWED_RETRY_S_MAX: Final = 60.0
 STALE_NS: Final = 5 * SECOND_NS  # an IOU that ends sooner is not sent any more
 UNTAKEN_NS: Final = 30 * SECOND_NS  # after its end an IOU that was not taken never will be
 CONTINUE_REFUSALS_MAX: Final = 3
+OFFER_NS: Final = 12 * 3600 * SECOND_NS  # a request for money that is not answered by then is over
 
 
 class Machine:
@@ -122,7 +124,9 @@ class Machine:
     def watch(self, step: Step, item: Item) -> None:
         """Arm the end of its time for new money work."""
         left_ns = self._limit_ns(item) - step.now_ns
-        if item.state in BEFORE_SIGNED:
+        if item.state == OFFERED:
+            left_ns = item.arrived_ns + OFFER_NS - step.now_ns
+        if item.state in BEFORE_SIGNED or item.state == OFFERED:
             step.arm(ROLE, DEADLINE, item.id, max(left_ns / SECOND_NS, 0.001))
 
     def _bank(self, item: Item) -> BankSide:
@@ -333,7 +337,7 @@ class Machine:
 
     def reserved(self, step: Step, item: Item, result: str) -> None:
         """The core's first phase is over, or begun."""
-        item.core_state = result
+        item.core_state = result if result in (CORE_DONE, LATER) else ""
         self._items.put(item)
         if result == CORE_DONE:
             self.move(step, item, "reserved")
@@ -451,7 +455,8 @@ class Machine:
         if status == "COMPLETED":
             self._proven(step, item, outcome)
         elif status in ("REJECTED", "ERROR"):
-            self.fail(step, item, "proof-rejected")
+            # A main action ends so with its transfer: a word now would be taken for its refund's.
+            self.fail(step, item, "proof-rejected", silent=item.kind == SIGN)
         elif status != "PENDING":
             self.retry(step, item, OWED_RETRY_S_MAX)
         elif step.now_ns > item.expiry_ns + UNTAKEN_NS:
@@ -568,6 +573,9 @@ class Machine:
         """A timer of the item has come."""
         if kind == RETRY:
             self.go(step, item)
+        elif kind == DEADLINE and item.state == OFFERED:
+            item.reason = "cancelled"
+            self.move(step, item, "failed")
         elif kind == DEADLINE and item.state in BEFORE_SIGNED:
             self.fail(step, item, "deadline-passed")
             self.go(step, item)
@@ -585,6 +593,9 @@ class Machine:
         settings = self._bank(item).settings
         self.watch(step, item)
         step.arm(ROLE, ALARM, item.id, settings.alarm_after_s)
+        reason = self._bank(item).core.adopt(step, item)
+        if reason and item.state == ANSWERED:
+            self.fail(step, item, reason)
 
 
 __all__ = ["ALARM", "DEADLINE", "FAILED", "RETRY", "Machine"]

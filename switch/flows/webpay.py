@@ -518,9 +518,10 @@ class WebpayFlow:
         value = self._records.get(rec.LINES, name.encode())
         return None if value is None else rec.decode_line(value)
 
-    def lines(self) -> Iterable[Line]:
-        """All that are kept, in no order."""
-        return (rec.decode_line(value) for _, value in self._records.items(rec.LINES))
+    def lines_after(self, number: int) -> list[str]:
+        """Payments with a line of a higher number, in the order of their lines; at the start."""
+        kept = ((rec.decode_line(v).number, key) for key, v in self._records.items(rec.LINES))
+        return [key.decode() for found, key in sorted(kept) if found > number]
 
     @property
     def newest_line(self) -> int:

@@ -1,6 +1,8 @@
 """TransfiYa put together: the flow with its banks and keys, the calls, and the HTTP side."""
 
+import base64
 import hmac
+import logging
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
@@ -17,16 +19,20 @@ from protocols.transfiya import (
     ShapeError,
     SigningKey,
     action_of,
+    decode,
     encode,
     error_body,
     handle_of,
+    make_token,
+    request_hash,
     self_test,
 )
 from switch.config import Config, ConfigError, Mistake
 from switch.flows.transfiya import Answer, TransfiyaFlow, Wait
+from switch.flows.transfiya_bank import BankClients, BankCore
 from switch.flows.transfiya_core import Core, LedgerCore
 from switch.flows.transfiya_jobs import GO, ROLE, BankSide, Job
-from switch.flows.transfiya_records import Directory, key_owner
+from switch.flows.transfiya_records import Directory, Items, key_owner
 from switch.net.calls import Calls
 from switch.node import Node
 from switch.ops.keys import MasterKey, UnsealError
@@ -39,8 +45,12 @@ from switch.web.transfiya import Credentials, Tokens, TransfiyaSite
 from switch.web.transfiya_calls import Access, NetworkCalls
 
 KEYS_CACHED_MAX: Final = 50_000
+TOKEN_LIFE_S: Final = 60
 TOKEN_LABEL: Final = b"transfiya/inbound-tokens"
 ANSWER_SLACK_S: Final = 2.0  # from the end of a bank's budget to that of the mount
+
+
+Bearer = Callable[[Job, str], str]
 
 
 class KeyRing:
@@ -58,7 +68,7 @@ class KeyRing:
         if found is not None:
             return found
         settings = self._banks[bank]
-        if handle == settings.bank_signer:
+        if handle == settings.bank_signer:  # empty in v2, whose keys have no handles
             name = settings.bank_signer_key.partition(":")[2]
         else:
             signer = self._directory.signer(bank, handle)
@@ -66,7 +76,7 @@ class KeyRing:
                 return None
             name = signer.key
         found = self.named(name, allow_short=settings.allow_short_secret)
-        if found is None or handle_of(found.public) != handle:
+        if found is None or (handle and handle_of(found.public) != handle):
             return None
         if len(self._cache) >= KEYS_CACHED_MAX:
             self._cache.clear()
@@ -152,7 +162,8 @@ class TransfiyaService:
         node, flow = self._node, self._flow
         arrived_ns = node.clock.wall_ns()
         try:
-            action_of(value)  # an exception inside a step would stop the node
+            if flow.shared.banks[bank].settings.profile == "v1":
+                action_of(value)  # an exception inside a step would stop the node
         except ShapeError:
             return self.refusal(bank, "body-invalid"), ""
         try:
@@ -255,7 +266,7 @@ def _check_settlement_key(config: Config, bank: Bank, ring: KeyRing) -> None:
         raise _mistake(config, where, f"bank_signer is not the handle of key {name}")
 
 
-def access_of(config: Config, bank: Bank) -> Access:
+def access_of(config: Config, bank: Bank, bearer: Bearer | None = None) -> Access:
     """How a bank shows itself to the network."""
     where = f"transfiya.bank.{bank.id}"
     return Access(
@@ -264,7 +275,30 @@ def access_of(config: Config, bank: Bank) -> Access:
         client_secret=secret_of(config, bank.client_secret, f"{where}.client_secret"),
         api_key=secret_of(config, bank.api_key, f"{where}.api_key"),
         call_timeout_s=bank.call_timeout_s, connections_max=config.transfiya.connections_max,
+        ledger=bank.ledger, bearer=bearer,
     )  # fmt: skip
+
+
+def _bearer(bank: Bank, ring: KeyRing, wall_ns: Callable[[], int]) -> Bearer | None:
+    """Tokens of the v2 profile: signed by the bank's own key, each for one call."""
+    if bank.profile != "v2" or bank.token_url:
+        return None
+
+    def token(job: Job, address: str) -> str:
+        key = ring.key(bank.id, bank.bank_signer)
+        assert key is not None, "checked at the start"
+        now_s = wall_ns() // 1_000_000_000
+        public = base64.b64encode(key.public).decode()
+        headers = {"x-ledger": bank.ledger} if bank.ledger else None
+        body = decode(job.body) if job.body else None
+        claims = {
+            "iss": bank.id, "sub": f"signer:{bank.id}", "aud": bank.ledger or "ledger",
+            "iat": now_s, "exp": now_s + TOKEN_LIFE_S,
+            "hsh": request_hash(job.method, address, body, headers),
+        }  # fmt: skip
+        return make_token(claims, public, key)
+
+    return token
 
 
 def _credentials(config: Config, bank: Bank) -> Credentials:
@@ -280,9 +314,18 @@ def _credentials(config: Config, bank: Bank) -> Credentials:
     )  # fmt: skip
 
 
-def _core(node: Node, remotes: Remotes | None, bank: Bank) -> Core:
-    assert bank.core == "ledger", "checked with the configuration"
-    return LedgerCore(bank.id, node.store.ledger, node.calendar)
+def _core(node: Node, remotes: Remotes | None, bank: Bank, clients: BankClients) -> Core:
+    if bank.core == "ledger":
+        return LedgerCore(bank.id, node.store.ledger, node.calendar)
+    try:
+        assert remotes is not None, "a core behind a link needs links"
+        port = remotes.bank(bank.link)
+    except LookupError:
+        where = f"transfiya.bank.{bank.id}.link"
+        hint = "`troncal host add` makes it"
+        raise _mistake(node.config, where, f"there is no bank {bank.link}", hint) from None
+    port.add(clients)
+    return BankCore(bank.id, port, clients, node.store.records, bank.core_budget_s)
 
 
 def build(
@@ -301,24 +344,36 @@ def build(
         ConfigError: a key or a secret is missing.
     """
     self_test()
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells every address it asks
     config, section = node.config, node.config.transfiya
     records = node.store.records
     directory = Directory(records)
     ring = KeyRing(directory, node.master, {bank.id: bank for bank in section.bank})
     for bank in section.bank:
         _check_settlement_key(config, bank, ring)
-    sides = [BankSide(bank, _core(node, remotes, bank)) for bank in section.bank]
-    flow = TransfiyaFlow(records, sides, directory, ring, draw)
+    items = Items(records)
+    clients = BankClients(items)
+    sides = [BankSide(bank, _core(node, remotes, bank, clients)) for bank in section.bank]
+    flow = TransfiyaFlow(records, sides, directory, ring, draw, items)
+    clients.machine, clients.banks = flow.machine, flow.shared.banks
     wall_ns = node.clock.wall_ns
     calls = {
-        bank.id: NetworkCalls(access_of(config, bank), wall_ns, transport=transport)
+        bank.id: NetworkCalls(
+            access_of(config, bank, _bearer(bank, ring, wall_ns)), wall_ns, transport=transport
+        )
         for bank in section.bank
     }
     service = TransfiyaService(node, flow, config, calls)
     tokens = Tokens(hmac.digest(node.master.subkey("fingerprint"), TOKEN_LABEL, "sha256"))
     sites = {
         bank.id: TransfiyaSite(
-            bank.id, bank.mount, service, _credentials(config, bank), tokens, wall_ns
+            bank.id,
+            bank.mount,
+            service,
+            _credentials(config, bank),
+            tokens,
+            wall_ns,
+            bank.profile,
         )
         for bank in section.bank
     }

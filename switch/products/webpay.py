@@ -16,6 +16,7 @@ from switch.ops.metrics import Metrics
 from switch.products import Product
 from switch.products.webpay_keys import Keys, Rsa, secrets_of
 from switch.products.webpay_service import WebpayService
+from switch.products.webpay_shop import shop_mounts
 from switch.remotes import Remotes
 from switch.reports.bitacora import BitacoraWriter
 from switch.web.mounts import Mount
@@ -46,7 +47,8 @@ def build(node: Node, remotes: Remotes) -> Product:
     """
     config = node.config
     section = config.webpay
-    rsa = Rsa(Keys(config, KeyStore(config.data / "keys", node.master)), section.limits.rsa_threads)
+    store = KeyStore(config.data / "keys", node.master)
+    rsa = Rsa(Keys(config, store), section.limits.rsa_threads)
     data_keys = DataKeys(config.data / DATA_KEYS, node.master.subkey("fingerprint"))
     flow = WebpayFlow(
         config=config, records=node.store.records, vault=Vault(data_keys), sign=rsa.sign_now,
@@ -64,8 +66,9 @@ def build(node: Node, remotes: Remotes) -> Product:
         "webpay", (*section.prefixes, *PAGES), app, body_bytes_max=REQUEST_BYTES_MAX,
         requests_max=section.limits.requests_max, request_s=REQUEST_S,
     )  # fmt: skip
+    shops = shop_mounts(config, store, wall_ns=node.clock.wall_ns)
     return Product(
-        flow=flow, service=service, mounts=(mount,),
+        flow=flow, service=service, mounts=(mount, *shops),
         measure=partial(_measure, flow=flow, service=service, rsa=rsa, writer=writer),
     )  # fmt: skip
 

@@ -91,8 +91,8 @@ class WebpayService:
         self._pan_key = hmac.digest(root, b"webpay-pan", "sha256")
         self._one_writer = trio.CapacityLimiter(1)
         self._disk = trio.CapacityLimiter(1)
+        self._lines: list[str] = []  # payments whose line is durable and not on disk
         self._lines_due = trio.Event()
-        self._stopping = trio.Event()
         self.notifier = Notifier(config, node, flow, rsa)
         limits = config.webpay.limits
         self._quick = Calls({SIGN: self._sign, ERASE: self._erase}, concurrent_max=RSA_QUEUE_MAX)
@@ -348,6 +348,7 @@ class WebpayService:
 
     def ready(self, message: Call) -> None:
         if message.kind == LINE:
+            self._lines.append(message.key)
             self._lines_due.set()
         else:
             (self._shops if message.kind == NOTIFY else self._quick).ready(message)
@@ -391,7 +392,9 @@ class WebpayService:
     # ---- Bitácora
 
     async def _write_lines(self) -> None:
-        self._lines_due.set()  # what a stop left over
+        number = self._writer.number  # what a stop left over goes first
+        self._lines[:0] = self._flow.lines_after(number)
+        self._lines_due.set()
         while True:
             await self._lines_due.wait()
             self._lines_due = trio.Event()
@@ -404,13 +407,14 @@ class WebpayService:
 
     async def _write_once(self) -> None:
         """Write all lines that are durable and not on disk yet."""
-        number = self._writer.number
-        lines = [line for line in self._flow.lines() if line.number > number]
-        if not lines:
+        names = list(self._lines)
+        lines = [line for name in names if (line := self._flow.line(name)) is not None]
+        if not names:
             return
         with trio.CancelScope(shield=True):
             write = partial(self._writer.write, lines)
             await trio.to_thread.run_sync(write, limiter=self._disk)
+        del self._lines[: len(names)]
         told = self._writer.told()
         if told:
             await persist(self._node, partial(_alarm, told=told))

@@ -107,6 +107,9 @@ class Bank(msgspec.Struct, frozen=True):
     ledger_public: Annotated[
         str, Meta(max_length=44, description="v2: the ledger's public key, base64, pinned")
     ] = ""
+    ledger: Annotated[
+        str, Meta(max_length=64, description="v2: name of the ledger, header x-ledger")
+    ] = ""
     proofs_path: Annotated[Path, _says("v2: where proofs go; {intent} is the intent's handle")] = (
         "/intents/{intent}/proofs"
     )

@@ -284,6 +284,7 @@ class Network:
         try:
             if transfer.kind == "REQUEST" and not await self._resolve(transfer, "source"):
                 self._end(transfer, "REJECTED")
+                await self._tell(transfer)
                 return
             await self._call_for(transfer, "debit", "source")
             if transfer.kind != "REQUEST":

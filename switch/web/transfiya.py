@@ -1,4 +1,5 @@
-"""TransfiYa's HTTP side: the four paths a bank offers the network, and the token it asks there.
+"""TransfiYa's HTTP side: the paths a bank offers the network (v1: four; v2: entries, their commit
+and abort), and the token it asks there.
 
 Only limits, credentials and routing; what a call means is the flow's. Plain ASGI, because an
 answer's bytes must be handed over before what follows from it may begin.
@@ -23,6 +24,7 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 
 ENDPOINTS: Final = ("debit", "credit", "action", "status")
+LEDGER_CALLS: Final = ("debits", "credits", "commit", "abort", "intents")
 TOKEN_TEXT_MAX: Final = 256
 FORM_FIELDS_MAX: Final = 16
 _MAC_BYTES: Final = 32
@@ -112,7 +114,9 @@ class TransfiyaSite:
         credentials: Credentials,
         tokens: Tokens,
         wall_ns: Callable[[], int],
+        profile: str = "v1",
     ) -> None:
+        self._profile = profile
         self._bank = bank
         self._mount = mount
         self._desk = desk
@@ -120,16 +124,19 @@ class TransfiyaSite:
         self._tokens = tokens
         self._wall_ns = wall_ns
         self.requests: dict[tuple[str, str], int] = {}
-        self.seconds: dict[str, Histogram] = {name: Histogram() for name in ENDPOINTS}
+        self.seconds: dict[str, Histogram] = {
+            name: Histogram() for name in (ENDPOINTS if profile == "v1" else LEDGER_CALLS)
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began_s = trio.current_time()
         path: str = scope["path"]
         endpoint = path[len(self._mount) + 1 :]
-        if endpoint not in (*ENDPOINTS, "oauth/token"):
+        call = self._call_of(endpoint, scope["method"])
+        if not call and endpoint != "oauth/token":
             await self._answer(send, 404, encode(error_body(314, "not found")))
             return
-        if scope["method"] != "POST":
+        if scope["method"] != "POST" and call != "intents":
             allowed = ((b"allow", b"POST"),)
             await self._answer(send, 405, encode(error_body(314, "only POST")), allowed)
             return
@@ -137,9 +144,22 @@ class TransfiyaSite:
             await self._token(scope, receive, send)
             return
         status = await self._call(scope, receive, send, endpoint)
-        self.seconds[endpoint].record(int((trio.current_time() - began_s) * 1e9))
-        fact = (endpoint, str(status))
+        self.seconds[call].record(int((trio.current_time() - began_s) * 1e9))
+        fact = (call, str(status))
         self.requests[fact] = self.requests.get(fact, 0) + 1
+
+    def _call_of(self, endpoint: str, method: str) -> str:
+        """The name of a call, for metrics; empty: there is none such."""
+        if self._profile == "v1":
+            return endpoint if endpoint in ENDPOINTS else ""
+        match endpoint.split("/"):
+            case ["v2", "debits" | "credits" as kind]:
+                return kind
+            case ["v2", "debits" | "credits", handle, "commit" | "abort" as act] if handle:
+                return act
+            case ["v2", "intents", handle] if handle and method == "PUT":
+                return "intents"
+        return ""
 
     async def _call(self, scope: Scope, receive: Receive, send: Send, endpoint: str) -> int:
         if not self._is_known(_headers(scope)):
@@ -154,7 +174,8 @@ class TransfiyaSite:
         except BodyError:
             value = None
         if isinstance(value, dict):
-            reply, name = await self._desk.take(self._bank, endpoint, raw, value)
+            call = endpoint.removeprefix("v2/")
+            reply, name = await self._desk.take(self._bank, call, raw, value)
         else:
             reply = self._desk.refusal(self._bank, "body-invalid")
         try:

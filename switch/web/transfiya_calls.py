@@ -50,6 +50,9 @@ class Access:
     api_key: str = field(default="", repr=False)
     call_timeout_s: float = 5.0
     connections_max: int = 64
+    ledger: str = ""
+    bearer: Callable[[Job, str], str] | None = field(default=None, repr=False)
+    """Makes a token for one call of the v2 profile, from the job and its whole address."""
 
 
 class Token:
@@ -191,6 +194,11 @@ class NetworkCalls:
         headers = {"x-nonce": f"{self._wall_ns() // 1_000_000}-{_uuid4()}"}
         if token:
             headers["authorization"] = f"Bearer {token}"
+        if self._access.bearer is not None and not token:
+            address = self._access.network_url.rstrip("/") + job.path
+            headers["authorization"] = f"Bearer {self._access.bearer(job, address)}"
+        if self._access.ledger:
+            headers["x-ledger"] = self._access.ledger
         if self._access.api_key:
             headers["x-api-key"] = self._access.api_key
         request = self._client.build_request(

@@ -8,6 +8,7 @@ else ever marks an order paid.
 """
 
 import sqlite3
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from msgspec import Struct
 
 ORDER_STATES: Final = ("NEW", "SENT", "PAID", "DECLINED", "REFUSED", "DISPUTED")
 SENDABLE: Final = ("NEW", "SENT", "DECLINED", "REFUSED")
-BUSY_S: Final = 5.0
+BUSY_S: Final = 20.0
 BUDGET_S: Final = 25.0
 """What the closing page takes at most; a kit waits 30 s from its own start."""
 
@@ -79,6 +80,7 @@ class Orders:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._writing = threading.Lock()
         with self._connection() as base:
             base.execute("PRAGMA journal_mode = WAL")
             base.executescript(SCHEMA)
@@ -186,14 +188,20 @@ class Orders:
 
     @contextmanager
     def _transaction(self, busy_s: float = BUSY_S) -> Iterator[sqlite3.Connection]:
-        with self._connection(busy_s) as base:
-            base.execute("BEGIN IMMEDIATE")
-            try:
-                yield base
-            except BaseException:
-                base.execute("ROLLBACK")
-                raise
-            base.execute("COMMIT")
+        # SQLite lets waiting writers starve; those of this process queue here instead.
+        if not self._writing.acquire(timeout=busy_s):
+            raise sqlite3.OperationalError("the data base of orders is busy")
+        try:
+            with self._connection(busy_s) as base:
+                base.execute("BEGIN IMMEDIATE")
+                try:
+                    yield base
+                except BaseException:
+                    base.execute("ROLLBACK")
+                    raise
+                base.execute("COMMIT")
+        finally:
+            self._writing.release()
 
 
 _COLUMNS: Final = "merchant, number, amount, session, state, tx_id, respuesta, auth_code"

@@ -254,7 +254,8 @@ class Relay:
         self.mode = "pass"
         self.delay_s = 0.0
         self.opened = 0
-        self.hanging = self.hanging_most = 0
+        self.hanging_most = 0
+        self._hanging: set[trio.SocketStream] = set()
         self._lines: dict[trio.CancelScope, list[trio.SocketStream]] = {}
         self._listening: trio.CancelScope | None = None
         self._resume = trio.Event()
@@ -288,6 +289,11 @@ class Relay:
     @property
     def open(self) -> int:
         return len(self._lines)
+
+    @property
+    def hanging(self) -> int:
+        """Connections left alone whose end has not come, whether it was read here or not."""
+        return sum(not _has_ended(stream) for stream in self._hanging)
 
     def refuse(self) -> None:
         """Cut everything, and let nobody connect."""
@@ -330,13 +336,13 @@ class Relay:
                 await trio.aclose_forcefully(stream)
 
     async def _hang(self, stream: trio.SocketStream) -> None:
-        self.hanging += 1
+        self._hanging.add(stream)
         self.hanging_most = max(self.hanging, self.hanging_most)
         try:
             while await stream.receive_some(65_536):
                 pass
         finally:
-            self.hanging -= 1
+            self._hanging.discard(stream)
 
     async def _pass(self, stream: trio.SocketStream, line: trio.CancelScope) -> None:
         async with await trio.open_tcp_stream(*self.target) as other, trio.open_nursery() as both:
@@ -363,6 +369,17 @@ class Relay:
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     data = b""
         scope.cancel()
+
+
+def _has_ended(stream: trio.SocketStream) -> bool:
+    """Whether the other side has closed, as far as the kernel knows."""
+    with socket.socket(fileno=os.dup(stream.socket.fileno())) as same:
+        try:
+            return same.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
 
 # ---- a simulated issuer --------------------------------------------------------------------------

@@ -58,7 +58,7 @@ FIRST = LATER | {
     ("deposit", RECHAZO_REGISTRADO): {"NO_RECIBA"},
 }
 NO_CASH = {"cash_out": "NO_ENTREGUE", "deposit": "NO_RECIBA"}
-UNDECIDED_S = 45.0
+UNDECIDED_S = 30.0
 """A network that is up again tells within this what became of an operation (rule R11)."""
 ASK_AGAIN_S = 0.15
 FACTS = ("operation", "authorization", "business_date", "amount", "fee")

@@ -221,8 +221,7 @@ async def test_P03_one_probe_at_a_time(tmp_path: Path) -> None:
                     answers.append(await here.till.cash_out())
                 await trio.sleep(0.1)
         assert {(a.code, a.instruction) for a in answers} == {NO}  # E2
-        # The end of one probe may still be on its way to us when the next one comes.
-        assert here.to_ceibo.hanging_most <= 2, "one probe at a time"
+        assert here.to_ceibo.hanging_most == 1, "one probe at a time"
         assert here.to_ceibo.opened - before <= 6, "with pauses"
         here.to_ceibo.mode = "pass"
         here.to_ceibo.cut()

@@ -31,3 +31,23 @@ async def test_nothing_told_is_lost_and_nothing_done_twice(tmp_path: Path) -> No
             print(world.report(time.monotonic() - began))
         assert len(world.operations) > 10 * SECONDS
         assert world.figures.faults.total() > SECONDS / 4
+
+
+# A sicoop that forgets over a restart what it owes to the issuers: money told as paid is not taken.
+FORGETS = """
+from switch.__main__ import main
+from switch.flows.sicoop import Sicoop
+
+Sicoop.unfinished = lambda sicoop: iter(())
+main()
+"""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif("TRONCAL_TORTURE_S" not in os.environ, reason="part of `make torture`")
+async def test_a_role_that_forgets_what_it_owes_is_found_out(tmp_path: Path) -> None:
+    async with torture(tmp_path, SEED, program={"sicoop": ("-c", FORGETS)}) as world:
+        with pytest.raises((AssertionError, ExceptionGroup)) as found:
+            await world.lose("sicoop")
+        if isinstance(found.value, ExceptionGroup):
+            assert found.value.split(AssertionError)[1] is None, "and nothing else is wrong"

@@ -56,14 +56,15 @@ class Place:
         assert await self.run(pay=True, event=event, when=when, **told) is None
 
     async def recover(self) -> dict[str, Any]:
-        """Start again; twice, because the second start must find nothing to do."""
+        """Start again; with all combinations twice: the second start must find nothing to do."""
         found = await self.run()
         assert found is not None
         assert found["held"] == 0
         assert found["keys"] == 0
-        again = await self.run()
-        assert again is not None
-        assert again | {"alarms": {}} == found | {"alarms": {}}
+        if ALL:
+            again = await self.run()
+            assert again is not None
+            assert again | {"alarms": {}} == found | {"alarms": {}}
         return found
 
     def bank(self, *mtis: str) -> list[str]:

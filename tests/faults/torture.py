@@ -37,9 +37,10 @@ from switch.journal.verify import Report, verify
 from switch.ops.keys import from_base32
 from switch.provisioning import Provisioning
 from switch.simulators.terminal import OutcomeUnknown, SignOnFailed, Terminal, tcp
-from tests.faults.apart import BALANCE, BOTH, LINK, NETWORK, SHORT, Relay, Three
+from tests.faults.apart import AGREED_S, BALANCE, BOTH, LINK, NETWORK, SHORT, Relay, Three
 from tests.faults.cashiers import NOTHING, PAID, Broken, Cashier, Operation, Traces
 from tests.faults.process import Card
+from tests.faults.secrets_left import keys_left, texts_left
 
 ROLES = ("ceibo", "bank", "sicoop", "red")
 BANK = "bank"
@@ -49,6 +50,7 @@ CASHIERS = 3  # at each terminal: two have cards of ceibo, one of the bank
 CARDS = 5  # of each cashier
 PACE_S = 0.12  # between two requests of a cashier, at most
 FAULTS_MAX = 3  # at a time
+BLACKOUTS = 0.04  # of all faults: the power goes for everybody
 LONG_S = 7.0  # longer than every budget
 LIVE_S = 30.0  # until everybody is served again once the faults have ended
 ANSWERED_S = SHORT["budgets_terminal_s"] + 6.0  # red's budget, and a machine with other work
@@ -213,7 +215,10 @@ class Weather:
         lines = [role for role in ROLES if f"{role} line" not in self._busy]
         if len(self._busy) >= FAULTS_MAX or not lines:
             return
-        if chance.random() < 0.45:
+        if len(roles) == len(ROLES) and chance.random() < BLACKOUTS:
+            role, kind, target = "red", self._blackout, "all"
+            self._busy |= set(ROLES)
+        elif chance.random() < 0.45:
             role = chance.choice(roles)
             kind = chance.choice(self._of_processes)
             target = role
@@ -221,7 +226,8 @@ class Weather:
             role = chance.choice(lines)
             kind = chance.choice(self._of_lines)
             target = f"{role} line"
-        self._busy.add(target)
+        if target != "all":
+            self._busy.add(target)
         # Drawn now, so that the order in which faults end changes nothing.
         lengths = (chance.uniform(0, 0.6), chance.uniform(0.5, 3), LONG_S)
         (lasts_s,) = chance.choices(lengths, (5, 4, 1))
@@ -240,7 +246,7 @@ class Weather:
             await kind(role, lasts_s)
         finally:
             span[1] = trio.current_time() + SEEN_AFTER_S
-            self._busy.discard(target)
+            self._busy -= set(ROLES) if target == "all" else {target}
 
     def excuse(self, from_s: float, until_s: float) -> None:
         self._disturbed.append([from_s, until_s])
@@ -262,6 +268,17 @@ class Weather:
         await trio.sleep(min(lasts_s, 1.5))
         await self._found.kill(role)
         await self._started(role)
+
+    async def _blackout(self, role: str, lasts_s: float) -> None:
+        """The power goes, for all of them; they come back in any order."""
+        for each in ROLES:
+            await self._killed(each)
+        await trio.sleep(min(lasts_s, 1.0))
+        for each in self._chance.sample(ROLES, len(ROLES)):
+            await self._found.spawn(each)
+        for each in ROLES:
+            await self._found.wait_ready(each)
+        self._figures.starts += len(ROLES)
 
     async def _killed(self, role: str) -> None:
         assert self._found.alive(role), f"{role} ended by itself:\n{self._found.tail(role)}"
@@ -496,6 +513,24 @@ class Torture:
         self.figures.live_s.append(trio.current_time() - began_s)
         await self._compared()
 
+    async def lose(self, role: str) -> None:
+        """A round with one planned fault: a role dies while nothing reaches the issuers, so that it
+        owes them something for certain; compared soon after."""
+        self.phase = "work"
+        async with trio.open_nursery() as working:
+            for shop in self.shops:
+                working.start_soon(shop.work)
+            await trio.sleep(3)
+            self.lines["ceibo"].hold(*BOTH)
+            self.lines[BANK].hold(*BOTH)
+            await trio.sleep(1)
+            await self.found.kill(role)
+            self.lines.heal()
+            await self.found.start(role)
+            self.phase = "rest"
+        await self._settled(everything=False)
+        await self._compared(within_s=10.0)
+
     async def _settled(self, *, everything: bool) -> None:
         self.phase = "settle"
         async with trio.open_nursery() as nursery:
@@ -514,6 +549,17 @@ class Torture:
             assert report.ok, (role, report.problems)
             assert report.holds_open == 0, role
             assert "Traceback" not in self.found.apart.log(role).read_text(), role
+        await trio.to_thread.run_sync(self._look_for_secrets)
+
+    def _look_for_secrets(self) -> None:
+        """Keys and seeds are in no file, documents in nothing that people read."""
+        apart = self.found.apart
+        keys = [bytes.fromhex(value) for value in apart.host_keys.values()]
+        keys += [apart.network_key.key, *(terminal.key.key for terminal in apart.terminals)]
+        for role in ROLES:
+            directory = apart.configs[role].path.parent
+            assert keys_left(directory, keys) == []
+            assert texts_left(directory, [], [c.document for c in apart.cards]) == []
 
     async def _watch(self) -> None:
         """Find out when this process itself stood still."""
@@ -525,8 +571,8 @@ class Torture:
 
     # ---- what must hold
 
-    async def _compared(self) -> None:
-        agreed = await self.found.agreed()
+    async def _compared(self, within_s: float = AGREED_S) -> None:
+        agreed = await self.found.agreed(within_s)
         await trio.to_thread.run_sync(self._compare, agreed)
 
     def _compare(self, agreed: Agreement) -> None:
@@ -584,7 +630,7 @@ class Torture:
         figures = self.figures
         cashiers = [cashier for shop in self.shops for cashier in shop.cashiers]
         faults = figures.faults
-        kills = faults["kill"] + 2 * faults["kill_starting"]
+        kills = faults["kill"] + 2 * faults["kill_starting"] + len(ROLES) * faults["blackout"]
         partitions = sum(faults[name] for name in LINE_FAULTS)
         states = Counter(next(iter(o.states)) or "unknown" for _, o in self.operations)
         return "\n".join(

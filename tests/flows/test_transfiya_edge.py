@@ -1,4 +1,4 @@
-"""TransfiYa's HTTP side and its start: credentials, limits, bad bodies, keys, what is never told."""
+"""TransfiYa's HTTP side and its start: credentials, limits, bodies, keys, what is never told."""
 
 import json
 import logging
@@ -108,6 +108,8 @@ async def test_ty_48_tokens_without_the_journal(tmp_path: Path, clock: Any) -> N
         assert response.json()["token_type"] == "Bearer"
 
 
+# The client's body is not read to its end where the answer is that it is too long.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 async def test_ty_60_bad_requests(tmp_path: Path, clock: Any) -> None:
     async with House(tmp_path).running(clock) as house:
         deep = b'{"a":' * 1000 + b"1" + b"}" * 1000
@@ -143,9 +145,10 @@ def test_ty_46_codes_of_a_bank(tmp_path: Path, code: int) -> None:
     path = tmp_path / "troncal.toml"
     path.write_text(
         '[[transfiya.bank]]\nid = "rojo"\ninbound_auth = "none"\n'
-        f'bank_signer = "wfsGTaiZ7MpUZ45hcv8A9Wz2wQJP6RVkxk"\nerror_codes = {{ default = {code} }}\n'
+        'bank_signer = "wfsGTaiZ7MpUZ45hcv8A9Wz2wQJP6RVkxk"\n'
+        f"error_codes = {{ default = {code} }}\n"
     )
-    with pytest.raises(ConfigError, match="error_codes.default"):
+    with pytest.raises(ConfigError, match=r"error_codes\.default"):
         configuration.load(path, environ={})
 
 

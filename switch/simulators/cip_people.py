@@ -1,0 +1,117 @@
+"""Customers of the payment application: they walk its pages as a browser without scripts does."""
+
+import re
+import time
+from html import unescape
+from typing import Any, Final
+
+import httpx
+import trio
+
+CARD: Final = {
+    "instrument.type": "card", "instrument.card.pan": "4111 1111 1111 1111",
+    "instrument.card.expiry": "12/30", "instrument.card.cvv": "123",
+}  # fmt: skip
+CALL_S: Final = 30.0
+TRIES: Final = 20
+_CODE: Final = re.compile(r"[0-9A-Z]{4}-[0-9A-Z]{4}-[0-9A-Z]{4}")
+
+
+class Astray(Exception):
+    """A page was not the expected one; says which."""
+
+
+class Customer:
+    """One person with a browser of his own.
+
+    Attributes:
+        machine_s: time spent waiting for pages, so without the person's own.
+        busy: how often the service said it was occupied, and he tried again.
+    """
+
+    def __init__(self, cip_url: str, user: str, password: str) -> None:
+        self._base = cip_url
+        self._user = user
+        self._password = password
+        self.client = httpx.AsyncClient(
+            base_url=cip_url, timeout=CALL_S, trust_env=False, follow_redirects=False
+        )
+        self.page: httpx.Response
+        self.machine_s = 0.0
+        self.busy = 0
+
+    async def __aenter__(self) -> "Customer":
+        await self.client.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self.client.__aexit__(*error)
+
+    async def full(self, application: str, amount: int) -> str:
+        """Full mode, first page to confirmation; returns the confirmation number."""
+        await self._get("/cip/")
+        await self._log_in("/cip/login", application_id=application)
+        return await self._pay(amount)
+
+    async def partial(self, url: str, amount: int) -> str:
+        """Partial mode, from the address that the site gave."""
+        await self._get(url)
+        await self._log_in("/cip/s/login")
+        return await self._pay(amount)
+
+    async def leave(self) -> str:
+        """Exit; returns the address the browser is sent to, outside of CIP."""
+        answer = await self._post("/cip/s/exit", self._hidden("/cip/s/exit"))
+        return str(answer.headers.get("location", ""))
+
+    async def _pay(self, amount: int) -> str:
+        fields = {"amount": str(amount), "payer.name": self._user, **CARD}
+        await self._send("/cip/s/payment", fields)
+        await self._send("/cip/s/pay", {})
+        while "No vuelva a pagar" in self.page.text:
+            await trio.sleep(1)
+            await self._get("/cip/s/result")
+        found = _CODE.search(self.page.text)
+        return found[0] if found else ""
+
+    async def _log_in(self, action: str, **more: str) -> None:
+        values = {**more, "user_id": self._user, "password": self._password}
+        for _ in range(TRIES):
+            await self._send(action, values)
+            if self.page.status_code != 503:
+                break
+            self.busy += 1
+            await trio.sleep(0.5)
+        if self.page.status_code != 200:
+            raise Astray(f"login: {self.page.status_code}")
+
+    async def _send(self, action: str, values: dict[str, str]) -> None:
+        await self._follow(await self._post(action, {**self._hidden(action), **values}))
+
+    async def _get(self, url: str) -> None:
+        began = time.monotonic()
+        answer = await self.client.get(url)
+        self.machine_s += time.monotonic() - began
+        await self._follow(answer)
+
+    async def _post(self, action: str, values: dict[str, str]) -> httpx.Response:
+        began = time.monotonic()
+        answer = await self.client.post(action, data=values)
+        self.machine_s += time.monotonic() - began
+        return answer
+
+    async def _follow(self, answer: httpx.Response) -> None:
+        while answer.status_code == 303 and answer.headers["location"].startswith("/"):
+            began = time.monotonic()
+            answer = await self.client.get(answer.headers["location"])
+            self.machine_s += time.monotonic() - began
+        self.page = answer
+
+    def _hidden(self, action: str) -> dict[str, str]:
+        form = re.search(
+            rf'<form[^>]*action="{re.escape(action)}"[^>]*>(.*?)</form>', self.page.text, re.DOTALL
+        )
+        if form is None:
+            raise Astray(f"no form to {action}: {self.page.status_code}")
+        found = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', form[1])
+        return {name: unescape(value) for name, value in found}
