@@ -52,6 +52,8 @@ from switch.provisioning_cip import COMMANDS as CIP_COMMANDS
 from switch.provisioning_cip import CipCommands
 from switch.provisioning_transfiya import COMMANDS as TRANSFIYA_COMMANDS
 from switch.provisioning_transfiya import TransfiyaCommands
+from switch.provisioning_webpay import COMMANDS as WEBPAY_COMMANDS
+from switch.provisioning_webpay import WebpayCommands
 from switch.routing import HostName
 
 KEY_OVERLAP_NS = 7 * 86_400 * 1_000_000_000  # an old key stays valid this long after a rotation
@@ -875,6 +877,7 @@ def _desks(node: Node) -> tuple[tuple[object, tuple[str, ...]], ...]:
         (node.resolutions, ("resolve",)),
         (CipCommands(node), CIP_COMMANDS),
         (TransfiyaCommands(node), TRANSFIYA_COMMANDS),
+        (WebpayCommands(node), WEBPAY_COMMANDS),
     )  # fmt: skip
 
 

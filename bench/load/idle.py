@@ -108,6 +108,7 @@ def _told(
         "depth": before["depth"],
         "bytes_each": round(memory[-1][1] / idle),
         "memory": memory,
+        "operations_min": min(run["operations"] for run in (before, beside, after)),
         "cpu_us_without": [before[cpu], after[cpu]],
         "cpu_us_beside": beside[cpu],
         "cpu_ratio": round(2 * beside[cpu] / max(before[cpu] + after[cpu], 0.01), 3),

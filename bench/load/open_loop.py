@@ -90,25 +90,19 @@ def run(
         BenchError: the node did not start, or refused a terminal.
         ValueError: an argument is out of range.
     """
-    if not 0 < seconds <= SECONDS_MAX:
-        raise ValueError(f"seconds must be in 0..{SECONDS_MAX:g}")
-    if not 1 <= connections <= 10_000:
-        raise ValueError("connections must be in 1..10000")
-    if not 0 < rate_per_s <= RATE_MAX or rate_per_s * seconds < 1:
-        raise ValueError(f"the rate must be in 0..{RATE_MAX}, and one request must fall due")
+    _check(rate_per_s, connections, seconds)
     warm, count = int(rate_per_s * WARM_UP_S), int(rate_per_s * seconds)
     cards = max(cards, traffic.cards_needed(mix, warm + count))
     beside = beside or (_busy if busy else _alone)
     allow_files(connections + 200)
-    cpus = sorted(os.sched_getaffinity(0))
-    cpu = cpus[0] if pin else None
+    cpu = min(os.sched_getaffinity(0)) if pin else None
     with ExitStack() as stack:
         root = stack.enter_context(tempfile.TemporaryDirectory("-bench", "troncal-", directory))
         say(f"making {connections} terminals and {cards} cards")
         # One terminal more, for whoever keeps the node busy.
         made = cash_out.provision(Path(root), connections + 1, cards, **values)
         if pin:
-            stack.enter_context(pinned(cpus[-1]))
+            stack.enter_context(pinned(max(os.sched_getaffinity(0))))
         with serve(made.config, cpu=cpu) as node:
             say("signing on")
             address = node.address("terminals")
@@ -126,6 +120,15 @@ def run(
     return {
         "connections": connections, "depth": depth, "mix": mix, "poisson": poisson, "busy": busy,
     } | result  # fmt: skip
+
+
+def _check(rate_per_s: float, connections: int, seconds: float) -> None:
+    if not 0 < seconds <= SECONDS_MAX:
+        raise ValueError(f"seconds must be in 0..{SECONDS_MAX:g}")
+    if not 1 <= connections <= 10_000:
+        raise ValueError("connections must be in 1..10000")
+    if not 0 < rate_per_s <= RATE_MAX or rate_per_s * seconds < 1:
+        raise ValueError(f"the rate must be in 0..{RATE_MAX}, and one request must fall due")
 
 
 def measure(

@@ -32,6 +32,11 @@ from switch.simulators.webpay_people import Holder, credit_card
 PAYMENT_S: Final = 120.0
 OPS_A_PAYMENT: Final = 3
 AMOUNT: Final = "590000"
+RATES: Final = {
+    "address_per_min = 600": "address_per_min = 1_000_000",
+    "merchant_per_min = 3_000": "merchant_per_min = 1_000_000",
+}
+"""All holders have one address here, and one shop."""
 
 FAULTS: Final[dict[str, Faults]] = {
     "answer": Faults(),
@@ -163,7 +168,7 @@ async def _measure(
     place: Path, keys: Keys, payments: int, at_once: int, ceiling: float,
     say: Callable[[str], None],
 ) -> dict[str, Any]:  # fmt: skip
-    async with running(place, [Plan()], keys) as world:
+    async with running(place, [Plan()], keys, RATES) as world:
         shop = world.shops[0]
         await pay_all(world, [(shop, "answer")] * min(at_once, 20), at_once=at_once)
         before = await trio.to_thread.run_sync(world.metrics)
@@ -185,6 +190,7 @@ async def _measure(
         "seconds": round(seconds, 2),
         "payments_per_s": round(payments / seconds, 1),
         "node_cpu_ms_per_payment": round(1000 * cpu_s / payments, 1),
+        "rsa_share_of_node_cpu": round(OPS_A_PAYMENT / ceiling / (cpu_s / payments), 3),
         "rsa4096_private_per_s_core": ceiling,
         "ceiling_payments_per_s": round(ceiling * cores / OPS_A_PAYMENT, 1),
         "share_of_ceiling": round(payments / seconds / (ceiling * cores / OPS_A_PAYMENT), 3),

@@ -56,6 +56,8 @@ def moov(cache: Path) -> list[str]:
 
 def _copied(name: str, cache: Path) -> Path:
     place = cache / name
+    if not (HERE / name).is_dir():
+        raise Missing("its sources are only in a checkout, not in the installed package")
     shutil.copytree(HERE / name, place, dirs_exist_ok=True)
     return place
 

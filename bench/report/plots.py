@@ -35,6 +35,10 @@ def plots(results: dict[str, Any]) -> dict[str, list[str]]:
             if draw(axes, part):
                 axes.grid(True, alpha=0.25, which="both", linewidth=0.5)
                 axes.spines[["top", "right"]].set_visible(False)
+                for axis in (axes.xaxis, axes.yaxis):
+                    if axis.get_scale() == "log":
+                        axis.set_major_formatter(lambda value, _: f"{value:,g}")
+                        axis.set_minor_formatter(lambda value, _: "")
                 found.setdefault(name, []).append(_svg(canvas))
     return found
 

@@ -78,8 +78,13 @@ class Part:
 
 def parts(profile: Profile, directory: Path | None, say: Say) -> list[Part]:
     """All parts of a profile, in their order."""
-    s = profile.seconds
     quiet: dict[str, Any] = {"directory": directory, "say": lambda text: say(f"  {text}")}
+    return [*_loads(profile, quiet), *_costs(profile, quiet), *_peers(profile, quiet)]
+
+
+def _loads(profile: Profile, quiet: dict[str, Any]) -> list[Part]:
+    """How much, and how fast."""
+    s = profile.seconds
     cards = int((s + 1) * RATE)
     deep_cards = int((s + 1) * IN_FLIGHT_RATE)
 
@@ -92,11 +97,6 @@ def parts(profile: Profile, directory: Path | None, say: Say) -> list[Part]:
             for r in profile.rates
             for busy in (False, True)
         ]
-
-    def past() -> dict[str, Any]:
-        return history.run(
-            profile.past, seconds=min(s, 3.0), records=profile.recovery_records, **quiet
-        )
 
     return [
         Part("cash_out", tuple(
@@ -119,6 +119,19 @@ def parts(profile: Profile, directory: Path | None, say: Say) -> list[Part]:
             for r in profile.rates
             for busy in ("", " --busy")
         ), rates),
+    ]  # fmt: skip
+
+
+def _costs(profile: Profile, quiet: dict[str, Any]) -> list[Part]:
+    """What it costs that there is much of something."""
+    s = profile.seconds
+
+    def past() -> dict[str, Any]:
+        return history.run(
+            profile.past, seconds=min(s, 3.0), records=profile.recovery_records, **quiet
+        )
+
+    return [
         Part("snapshots", (
             f"troncal bench snapshots --rate 5000 --seconds {profile.snapshot_s:g}"
             f" --cards {profile.snapshot_cards}",
@@ -135,6 +148,13 @@ def parts(profile: Profile, directory: Path | None, say: Say) -> list[Part]:
         Part("accounts", (
             f"python -m bench.micro.ledger_scale --accounts-max {profile.accounts_max}",
         ), lambda: accounts(profile.accounts_max)),
+    ]  # fmt: skip
+
+
+def _peers(profile: Profile, quiet: dict[str, Any]) -> list[Part]:
+    """What others do."""
+    s = profile.seconds
+    return [
         Part("switch_job", (
             f"python -m bench.peers.switch_job --seconds {min(s, 5.0):g}"
             f" --rounds {profile.peer_rounds}",
@@ -149,7 +169,7 @@ def parts(profile: Profile, directory: Path | None, say: Say) -> list[Part]:
         ), lambda: codecs.run(profile.peer_rounds)),
         Part("group_commit", (
             f"python -m bench.peers.group_commit --groups {profile.groups}",
-        ), lambda: group_commit.run(profile.groups, directory)),
+        ), lambda: group_commit.run(profile.groups, quiet["directory"])),
     ]  # fmt: skip
 
 

@@ -16,7 +16,8 @@ KIND_QUERY: Final = "partial.query"
 KIND_GATEWAY: Final = "gateway.payment"
 Kind = Literal["partial.session", "partial.query", "gateway.payment"]
 
-NONCE_LENGTH: Final = (16, 64)
+DEPTH_MAX: Final = 8
+PARAMETERS_MAX: Final = 1000
 _NONE: Final = b"0" * 64
 
 
@@ -32,7 +33,7 @@ class Signed(NamedTuple):
 def canonical(kind: str, parameters: Mapping[str, Any]) -> bytes:
     """The string that is signed; nested parameters get dotted names, null counts as absent."""
     lines = sorted(
-        (quote(name, safe=""), quote(value, safe=""))
+        (quote(name, safe="", errors="replace"), quote(value, safe="", errors="replace"))
         for name, value in flatten(parameters).items()
         if name != "sig"
     )
@@ -41,11 +42,17 @@ def canonical(kind: str, parameters: Mapping[str, Any]) -> bytes:
 
 
 def flatten(parameters: Mapping[str, Any]) -> dict[str, str]:
-    """Parameters by dotted names, each value as text: true and false in lower case, as in JSON."""
+    """Parameters by dotted names, each value as text: true and false in lower case, as in JSON.
+
+    Raises:
+        ValueError: more than PARAMETERS_MAX, or nested deeper than DEPTH_MAX.
+    """
     found: dict[str, str] = {}
     pending: list[tuple[str, Any]] = [(str(name), value) for name, value in parameters.items()]
     while pending:
         name, value = pending.pop()
+        if name.count(".") > DEPTH_MAX or len(found) + len(pending) > PARAMETERS_MAX:
+            raise ValueError("too many parameters, or too deep")
         if isinstance(value, Mapping):
             pending += ((f"{name}.{inner}", entry) for inner, entry in value.items())
         elif isinstance(value, Sequence) and not isinstance(value, str | bytes):

@@ -182,9 +182,11 @@ class Line:
                 if data == b"":
                     break
                 silent_s = 0.0 if data else silent_s + session.heartbeat_s
-                owed = self._take(session, data) if data else session.silence(silent_s)
+                answers = self._take(session, data) if data else []
+                # Sealed under the lock, as all is: frames are counted in the order of sending.
                 async with self._sending:
-                    owed += session.output()
+                    owed = b"" if data else session.silence(silent_s)
+                    owed += session.encode(answers) if answers else session.output()
                     if owed:
                         await stream.send_all(owed)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -193,9 +195,9 @@ class Line:
             self._end(session, session.closing or reason)
             await trio.aclose_forcefully(stream)
 
-    def _take(self, session: Initiator, data: bytes) -> bytes:
-        """Keep what came; returns what is owed for it."""
-        owed = b""
+    def _take(self, session: Initiator, data: bytes) -> list[Message]:
+        """Keep what came; returns the answers that it is owed."""
+        owed: list[Message] = []
         for message in session.receive(data):
             self.record(f"candidate → {self.name}", shown(message))
             if isinstance(message, Notice):
@@ -206,7 +208,7 @@ class Line:
                     message.id, self._state_of(message.reference), message.reference
                 )
                 self.record(f"{self.name} → candidate", shown(answer))
-                owed += session.encode([answer])
+                owed.append(answer)
             elif not isinstance(message, Error):
                 self._keep(message)
         self._tell()

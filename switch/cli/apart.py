@@ -6,6 +6,8 @@ known at sicoop, cards at ceibo only. Each runs as a process of its own, at addr
 same over its restarts.
 """
 
+import contextlib
+import random
 import socket
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import trio
 
 from protocols.session import PeerKey
 from switch.cli import setup
+from switch.cli.base import CliError
 from switch.cli.provision import opened
 from switch.config import LISTENERS, Config, load
 from switch.ops.keys import from_base32
@@ -29,6 +32,8 @@ LISTENER: Final = {"red": "terminals", "sicoop": "sicoop", "ceibo": "ceibo"}
 """The listener by which the others know a role."""
 
 CARDS_A_STEP: Final = 200
+PORTS: Final = range(20_000, 32_000)
+PORT_TRIES: Final = 100
 
 
 @dataclass
@@ -94,10 +99,13 @@ def _appending(path: Path) -> Any:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens at just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of loopback that nobody listens at just now. It lies below those that the kernel gives
+    to connections of its own choice, so that nobody takes it while a role is down."""
+    for port in random.sample(PORTS, PORT_TRIES):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise CliError("no free port on the loopback")
 
 
 async def prepare(

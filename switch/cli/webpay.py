@@ -161,6 +161,40 @@ def _shown(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+# ---- reconciliation
+
+
+@webpay.command("reconcile")
+@click.argument("merchant")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.pass_obj
+def reconcile(call: Call, merchant: str, file: Path) -> None:
+    """Compare a shop's paid orders with the acquirer's Bitácora in FILE.
+
+    A paid order whose sale was reversed becomes DISPUTED, and is printed. Exit code 1: there are
+    some; 2: the file cannot be read. Records without a good signature count for nothing.
+    """
+    from switch.products.webpay_shop import ORDERS
+    from switch.web.webpay_orders import Orders
+    from switch.web.webpay_shop import reconcile as compare
+
+    config = call.config()
+    shop = config.webpay_shop.get(merchant)
+    if shop is None:
+        raise CliError(f"there is no shop {merchant}", f'[webpay_shop."{merchant}"]')
+    try:
+        content = _content(file)
+    except OSError as error:
+        click.echo(f"error: {file}: {error.strerror or error}", err=True)
+        raise click.exceptions.Exit(2) from None
+    signed = records.parse(content, _public(call, shop.webpay_key)).records
+    good = [record for record in signed if record.mac == "ok"]
+    rows = [{"order": number} for number in compare(Orders(config.data / ORDERS), merchant, good)]
+    call.answer(rows, lambda: print_table(rows, empty="both sides agree"))
+    if rows:
+        raise click.exceptions.Exit(1)
+
+
 # ---- keys
 
 

@@ -138,7 +138,7 @@ class CipFlow:
     # ---- finding
 
     def payment(self, payment_id: str) -> Payment | None:
-        return self._table.get(payment_id.encode())
+        return self._table.get(rec.name_key(payment_id))
 
     def by_reference(self, application_id: str, client_ref: str) -> Payment | None:
         found = self._records.get(rec.BY_REFERENCE, _reference(application_id, client_ref))

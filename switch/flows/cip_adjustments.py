@@ -34,7 +34,7 @@ class CipAdjustments:
         self._table = Table(records, rec.ADJUSTMENTS, rec.decode_adjustment, lambda a: a.is_open)
 
     def get(self, adjustment_id: str) -> Adjustment | None:
-        return self._table.get(adjustment_id.encode())
+        return self._table.get(rec.name_key(adjustment_id))
 
     def of(self, payment: Payment) -> list[Adjustment]:
         """Those of a payment, by the names its events mention."""

@@ -241,7 +241,7 @@ class CipBook:
         if not any(key.id == key_id and key.holds(now_ns) for key in application.keys):
             return None
         owner = _key_owner(application.id, key_id)
-        sealed = self._records.get(rec.SECRETS, owner.encode())
+        sealed = self._records.get(rec.SECRETS, rec.name_key(owner))
         return None if sealed is None else self._vault.open(sealed, owner)
 
     def newest_key(self, application: Application, now_ns: int) -> tuple[str, bytes] | None:
@@ -296,7 +296,7 @@ class CipBook:
             yield rec.decode_change(value)
 
     def change(self, change_id: str) -> Change | None:
-        found = self._records.get(rec.CHANGES, change_id.encode())
+        found = self._records.get(rec.CHANGES, rec.name_key(change_id))
         return None if found is None else rec.decode_change(found)
 
     def put_change(self, step: Step, change: Change) -> None:

@@ -35,6 +35,7 @@ SIMULATED: Final = 115  # the book of the simulated source
 SECRETS: Final = 116  # signing keys and the node's own, sealed, by owner
 CHANGES: Final = 117  # acts that wait for a second person
 
+KEY_BYTES_MAX: Final = 32  # of the record store
 MODES: Final = ("gateway", "partial", "full")
 USER_KINDS: Final = ("machine", "customer", "clerk", "approver", "auditor", "admin")
 DESK_KINDS: Final = ("clerk", "approver", "auditor", "admin")
@@ -367,7 +368,14 @@ class Simulated(Struct, array_like=True):
 
 def pair(first: str, second: str) -> bytes:
     """The key of two names, such as an application and its reference: 32 bytes at most."""
-    return blake2b(f"{first}\n{second}".encode(), digest_size=32).digest()
+    raw = f"{first}\n{second}".encode("utf-8", "surrogatepass")
+    return blake2b(raw, digest_size=KEY_BYTES_MAX).digest()
+
+
+def name_key(name: str) -> bytes:
+    """The key of a name that somebody may have made up: one that no record can have is its hash."""
+    raw = name.encode("utf-8", "surrogatepass")
+    return raw if len(raw) <= KEY_BYTES_MAX else blake2b(raw, digest_size=KEY_BYTES_MAX).digest()
 
 
 encode = msgspec.msgpack.Encoder().encode

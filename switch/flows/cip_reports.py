@@ -71,7 +71,7 @@ class CipReports:
     # ---- runs
 
     def run(self, run_id: str) -> ReportRun | None:
-        found = self._records.get(rec.RUNS, run_id.encode())
+        found = self._records.get(rec.RUNS, rec.name_key(run_id))
         return None if found is None else rec.decode_run(found)
 
     def runs(self, application_id: str) -> list[ReportRun]:

@@ -134,7 +134,7 @@ class CipSessions:
     # ---- finding
 
     def get(self, session_id: str) -> Session | None:
-        found = self._records.get(rec.SESSIONS, session_id.encode())
+        found = self._records.get(rec.SESSIONS, rec.name_key(session_id))
         return None if found is None else rec.decode_session(found)
 
     def by_cookie(self, secret: str) -> Session | None:
@@ -222,4 +222,4 @@ def context_of(session: Session) -> dict[str, object]:
 
 
 def _hash(kind: str, secret: str) -> bytes:
-    return sha256(f"{kind}\n{secret}".encode()).digest()
+    return sha256(f"{kind}\n{secret}".encode("utf-8", "surrogatepass")).digest()

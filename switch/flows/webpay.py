@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, Protocol
 
 from msgspec import Struct
 
-from core_ext import Records
+from core_ext import Histogram, Records
 from protocols.currencies import CURRENCIES
 from protocols.iso8583.bank import BankAnswer, Reversal
 from protocols.iso8583.dialect import Message
@@ -54,10 +54,12 @@ ERASE: Final = "erase"
 LINE: Final = "line"
 FORM_TIMER: Final = "form"
 HOLDER_TIMER: Final = "holder"
+SIGN_TIMER: Final = "sign"
 ACK_TIMER: Final = "ack"
 
 TRIES_MAX: Final = 3
 EARLIER_MAX: Final = 16  # payments of an order that a shop may ask for, beside the newest
+SIGN_AGAIN_S: Final = 5.0  # a signature that has not come by then is asked for again
 ACK_GRACE_S: Final = 10.0  # an answer that was in time may take this long to be opened
 
 NOBODY_KNOWS: Final = "21"  # DE25 of a reversal
@@ -117,10 +119,11 @@ class WebpayFlow:
     Args:
         vault: opens card numbers for reversals.
         sign: signs at once, for the few payments that a stop left behind: (key id, message).
+        told: of every event of a payment, for the log.
 
     Attributes:
         outcomes: finished payments by outcome and cause. recoveries: taken up at the start, by
-            state. late_acks, replays: seen since.
+            state. late_acks, replays: seen since. auth_times: of authorisers, by their names.
     """
 
     role = ROLE
@@ -134,7 +137,9 @@ class WebpayFlow:
         vault: Vault,
         sign: Signer,
         ledger: LedgerAuthoriser,
+        told: Callable[[Payment, str], None],
     ) -> None:
+        self._told = told
         self._section = config.webpay
         self._limits = config.webpay.limits
         self._records = records
@@ -148,11 +153,13 @@ class WebpayFlow:
         self._timers = {
             FORM_TIMER: self._form_expired,
             HOLDER_TIMER: self._holder_late,
+            SIGN_TIMER: self._sign_again,
             ACK_TIMER: self._ack_late,
         }
         self.dates = Dates(config.webpay)
         self.outcomes: dict[tuple[str, ...], int] = {}
         self.recoveries: dict[str, int] = {}
+        self.auth_times: dict[tuple[str, ...], Histogram] = {}
         self.late_acks = 0
         self.replays = 0
 
@@ -236,7 +243,7 @@ class WebpayFlow:
             expires_ns=step.now_ns + self._limits.form_ttl_s * 1_000_000_000,
             authoriser=merchant.authoriser,
         )  # fmt: skip
-        move(payment, "CREATED", step.now_ns)
+        self._move(step, payment, "CREATED")
         self._put(step, payment)
         self._records.put(rec.REQUESTS, digest, name.encode(), stamp=step.now_ns)
         self._note_order(step, payment)
@@ -284,7 +291,7 @@ class WebpayFlow:
         """The form is about to be shown for the first time."""
         payment = self._known(name)
         if payment.state == rec.CREATED:
-            move(payment, "SHOWN", step.now_ns)
+            self._move(step, payment, "SHOWN")
             self._put(step, payment)
 
     def mistake(self, step: Step, name: str) -> None:
@@ -322,7 +329,7 @@ class WebpayFlow:
         payment.instalments, payment.bank = choice.instalments, choice.bank
         payment.pan_masked, payment.pan_hash = choice.pan_masked, choice.pan_hash
         payment.pan_sealed = choice.pan_sealed
-        move(payment, "PAY_SUBMITTED", step.now_ns)
+        self._move(step, payment, "PAY_SUBMITTED")
         step.disarm(ROLE, FORM_TIMER, name)
         self._live[name] = _Live(secret=secret)
         if self.authenticates(payment):
@@ -363,7 +370,7 @@ class WebpayFlow:
         assert secret is not None, "whoever pays has a card"
         payment.operation = f"{self._next_number(b'operation'):012}"
         payment.sent_ns = step.now_ns
-        move(payment, "AUTH_SENT", step.now_ns)
+        self._move(step, payment, "AUTH_SENT")
         self._put(step, payment)
         local = f"{self.dates.local(step.now_ns):%m%d%H%M%S}"
         authoriser = self._authorisers.get(payment.authoriser)
@@ -395,11 +402,18 @@ class WebpayFlow:
     def _take_verdict(self, step: Step, payment: Payment, verdict: Verdict) -> None:
         """t0: the result is known. It is signed next, and then written down."""
         live = self._live.setdefault(payment.id, _Live())
+        if payment.state == rec.AUTHORISING:
+            times = self.auth_times.setdefault((payment.authoriser,), Histogram())
+            times.record(max(step.now_ns - payment.sent_ns, 0))
         live.secret, live.t0_ns, live.verdict = None, step.mono_ns, verdict
         payment.vci = verdict.vci or payment.vci
         payment.accounting_date = verdict.accounting_date or self.dates.accounting(step.now_ns)
         self._put(step, payment)
+        self._ask_signature(step, payment)
+
+    def _ask_signature(self, step: Step, payment: Payment) -> None:
         step.call(ROLE, SIGN, payment.id)
+        step.arm(ROLE, SIGN_TIMER, payment.id, SIGN_AGAIN_S)
 
     def _message(self, payment: Payment, verdict: Verdict) -> bytes:
         """The result, in the bytes that are signed."""
@@ -424,6 +438,7 @@ class WebpayFlow:
             return
         verdict = live.verdict
         assert verdict is not None, "what is signed is a verdict"
+        step.disarm(ROLE, SIGN_TIMER, name)
         self._result(step, payment, verdict, message, signature)
         elapsed_s = (step.mono_ns - live.t0_ns) / 1e9
         left_s = max(self._limits.ack_timeout_ms / 1000 - elapsed_s, 0.0)
@@ -435,7 +450,7 @@ class WebpayFlow:
     ) -> None:
         payment.respuesta, payment.auth_code = verdict.respuesta, verdict.auth_code
         payment.message, payment.signature = message, signature
-        move(payment, "AUTH_RESULT", step.now_ns)
+        self._move(step, payment, "AUTH_RESULT")
         self._put(step, payment)
         if verdict.reversal:
             self._order_reversal(step, payment, NOBODY_KNOWS, sent=False)
@@ -483,14 +498,14 @@ class WebpayFlow:
             return
         payment.late_ack = True
         self.late_acks += 1
-        note(payment, "LATE_ACK", step.now_ns)
+        self._note(step, payment, "LATE_ACK")
         self._put(step, payment)
 
     def _conclude(self, step: Step, payment: Payment, decision: Decision) -> None:
         """DECIDED: what follows from it is ordered in the same step."""
         payment.prefix, payment.outcome = decision.prefix, decision.outcome
         payment.cause = decision.cause
-        move(payment, decision.outcome, step.now_ns)
+        self._move(step, payment, decision.outcome)
         self._put(step, payment)
         step.disarm(ROLE, ACK_TIMER, payment.id)
         self._live.pop(payment.id, None)
@@ -558,9 +573,9 @@ class WebpayFlow:
             payment.reversal_note = _NOTES.get(code, "check")
             step.alarm("webpay_reversal_" + payment.reversal_note, payment.id, code)
         if payment.state == rec.REVERSING:
-            move(payment, "REVERSAL_DONE", step.now_ns)
+            self._move(step, payment, "REVERSAL_DONE")
         else:
-            note(payment, "REVERSAL_DONE", step.now_ns)
+            self._note(step, payment, "REVERSAL_DONE")
         self._put(step, payment)
         self._let_go(step, payment)
 
@@ -578,6 +593,10 @@ class WebpayFlow:
     def _holder_late(self, step: Step, payment: Payment) -> None:
         self.authenticated(step, payment.id, "TO")
 
+    def _sign_again(self, step: Step, payment: Payment) -> None:
+        if payment.state in (rec.PAYING, rec.AUTHORISING) and self.t0_ns(payment.id) is not None:
+            self._ask_signature(step, payment)
+
     def _ack_late(self, step: Step, payment: Payment) -> None:
         """Whatever became of the notification: it is over."""
         if payment.state == rec.DECIDING:
@@ -585,7 +604,7 @@ class WebpayFlow:
 
     def _abort(self, step: Step, payment: Payment, cause: str) -> None:
         payment.cause = cause
-        move(payment, "ABORTED", step.now_ns)
+        self._move(step, payment, "ABORTED")
         self._put(step, payment)
         self._live.pop(payment.id, None)
         for timer in (FORM_TIMER, HOLDER_TIMER):
@@ -632,6 +651,14 @@ class WebpayFlow:
         payment = self.payment(name)
         assert payment is not None, "a payment that somebody speaks of is there"
         return payment
+
+    def _move(self, step: Step, payment: Payment, event: str) -> None:
+        move(payment, event, step.now_ns)
+        self._told(payment, event)
+
+    def _note(self, step: Step, payment: Payment, event: str) -> None:
+        note(payment, event, step.now_ns)
+        self._told(payment, event)
 
     def _put(self, step: Step, payment: Payment) -> None:
         self._payments.put(payment.id.encode(), payment, step.now_ns)

@@ -94,7 +94,7 @@ class KeyStore:
         """
         sealed = self._read(name, "key", "private key")
         der = self._master.open(sealed, purpose=PURPOSE, owner=_owner(name))
-        # It was checked when it came, and its seal says that it is the same: the check of an RSA key
+        # It was checked when it came, and its seal says that it is the same: checking an RSA key
         # costs as much as a hundred signatures.
         private = load_der_private_key(der, None, unsafe_skip_rsa_key_validation=True)
         return _of_kind(private, kind, name)

@@ -9,9 +9,11 @@ import trio
 from switch.config import Config, ConfigError, Mistake
 from switch.flows.webpay import WebpayFlow
 from switch.flows.webpay_authorisers import BankAuthoriser, LedgerAuthoriser
+from switch.flows.webpay_records import OWED, Payment
 from switch.node import Node
 from switch.ops.data_keys import DataKeys
 from switch.ops.key_store import KeyStore
+from switch.ops.logs import logger
 from switch.ops.metrics import Metrics
 from switch.products import Product
 from switch.products.webpay_keys import Keys, Rsa, secrets_of
@@ -26,6 +28,8 @@ REQUEST_BYTES_MAX: Final = 32 << 10
 REQUEST_S: Final = 30.0
 PAGES: Final = ("/webpay", "/api/webpay")
 DATA_KEYS: Final = "webpay-cards.keys"
+
+log = logger("webpay")
 
 
 class Vault:
@@ -52,7 +56,7 @@ def build(node: Node, remotes: Remotes) -> Product:
     data_keys = DataKeys(config.data / DATA_KEYS, node.master.subkey("fingerprint"))
     flow = WebpayFlow(
         config=config, records=node.store.records, vault=Vault(data_keys), sign=rsa.sign_now,
-        ledger=LedgerAuthoriser(node.store.ledger, node.store.records),
+        ledger=LedgerAuthoriser(node.store.ledger, node.store.records), told=_log,
     )  # fmt: skip
     _add_banks(config, remotes, flow)
     writer = BitacoraWriter(config.data, config.file(section.bitacora.dir), section.bitacora)
@@ -60,7 +64,11 @@ def build(node: Node, remotes: Remotes) -> Product:
         config=config, node=node, flow=flow, rsa=rsa, data_keys=data_keys, writer=writer,
         api_keys=tuple(secrets_of(config)),
     )  # fmt: skip
-    limits = WebLimits(seal_fail_per_min=section.limits.seal_fail_per_min)
+    limits = WebLimits(
+        address_per_min=section.limits.address_per_min,
+        merchant_per_min=section.limits.merchant_per_min,
+        seal_fail_per_min=section.limits.seal_fail_per_min,
+    )
     app = webpay_app(service, prefixes=section.prefixes, clock=trio.current_time, limits=limits)
     mount = Mount(
         "webpay", (*section.prefixes, *PAGES), app, body_bytes_max=REQUEST_BYTES_MAX,
@@ -69,7 +77,16 @@ def build(node: Node, remotes: Remotes) -> Product:
     shops = shop_mounts(config, store, wall_ns=node.clock.wall_ns)
     return Product(
         flow=flow, service=service, mounts=(mount, *shops),
-        measure=partial(_measure, flow=flow, service=service, rsa=rsa, writer=writer),
+        measure=partial(_measure, node=node, flow=flow, service=service, rsa=rsa, writer=writer),
+    )  # fmt: skip
+
+
+def _log(payment: Payment, event: str) -> None:
+    """One line per event; the record's own name, of which no address of a page can be made."""
+    log.info(
+        "payment", payment=payment.id, merchant=payment.merchant, order=payment.order, what=event,
+        state=payment.state, cause=payment.cause, card=payment.pan_masked,
+        elapsed_ms=payment.elapsed_ms,
     )  # fmt: skip
 
 
@@ -96,7 +113,13 @@ def _add_banks(config: Config, remotes: Remotes, flow: WebpayFlow) -> None:
 
 
 def _measure(
-    metrics: Metrics, *, flow: WebpayFlow, service: WebpayService, rsa: Rsa, writer: BitacoraWriter
+    metrics: Metrics,
+    *,
+    node: Node,
+    flow: WebpayFlow,
+    service: WebpayService,
+    rsa: Rsa,
+    writer: BitacoraWriter,
 ) -> None:
     """Counters and gauges; no order, card or token is a label."""
     metrics.add_counter(
@@ -132,6 +155,14 @@ def _measure(
         "webpay_reversals_pending", "Reversals not acknowledged.",
         lambda: _pending(flow), ("authoriser",),
     )  # fmt: skip
+    metrics.add_gauge(
+        "webpay_reversal_oldest_seconds", "Age of the oldest reversal not acknowledged.",
+        lambda: _oldest(flow, node.clock.wall_ns()), ("authoriser",),
+    )  # fmt: skip
+    metrics.add_histograms(
+        "webpay_auth", "From a request to its authoriser's answer.", lambda: flow.auth_times,
+        "authoriser",
+    )  # fmt: skip
     metrics.add_counter(
         "webpay_bitacora_lines", "Lines written.",
         lambda: {(prefix,): n for prefix, n in writer.counts.items()}, ("prefix",),
@@ -152,8 +183,17 @@ def _states(flow: WebpayFlow) -> Mapping[tuple[str, ...], int]:
 def _pending(flow: WebpayFlow) -> Mapping[tuple[str, ...], int]:
     found: dict[tuple[str, ...], int] = {}
     for payment in flow.open_payments():
-        if payment.reversal == "owed":
+        if payment.reversal == OWED:
             found[(payment.authoriser,)] = found.get((payment.authoriser,), 0) + 1
+    return found
+
+
+def _oldest(flow: WebpayFlow, now_ns: int) -> Mapping[tuple[str, ...], float]:
+    found: dict[tuple[str, ...], float] = {}
+    for payment in flow.open_payments():
+        if payment.reversal == OWED:
+            key, age_s = (payment.authoriser,), (now_ns - payment.sent_ns) / 1e9
+            found[key] = max(found.get(key, 0.0), age_s)
     return found
 
 

@@ -84,7 +84,8 @@ class Notifier:
             await delivery.run(request, until_s=t0_s + self._limit_s)
             ended_s = delivery.ended_s
             told = Told("NONE") if ended_s is None else await self._told(payment, delivery)
-            elapsed_ms = None if ended_s is None else (ended_s - t0_s) * 1000
+            # To the microsecond: the last digits of a float would make 30 s a little more.
+            elapsed_ms = None if ended_s is None else round((ended_s - t0_s) * 1e6) / 1000
             self._measure(merchant, told, trio.current_time() - t0_s, elapsed_ms)
             await self._report(payment, merchant, told, elapsed_ms, delivery)
             watching = await self._afterwards(payment, told, delivery, elapsed_ms)

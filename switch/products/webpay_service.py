@@ -38,6 +38,7 @@ from switch.ops.data_keys import DataKeys
 from switch.ops.logs import logger
 from switch.products.webpay_keys import Rsa
 from switch.products.webpay_notify import Notifier, persist
+from switch.provisioning_webpay import pan_hash, pan_key
 from switch.reports.bitacora import BitacoraWriter
 from switch.web.webpay import Entered, Refused, View
 from switch.web.webpay_form import Card
@@ -88,7 +89,7 @@ class WebpayService:
         self._profiles = {code: _profile(code, m) for code, m in config.webpay.merchant.items()}
         root = node.master.subkey("fingerprint")
         self._pages_key = hmac.digest(root, b"webpay-pages", "sha256")
-        self._pan_key = hmac.digest(root, b"webpay-pan", "sha256")
+        self._pan_key = pan_key(root)
         self._one_writer = trio.CapacityLimiter(1)
         self._disk = trio.CapacityLimiter(1)
         self._lines: list[str] = []  # payments whose line is durable and not on disk
@@ -303,7 +304,7 @@ class WebpayService:
 
     def pan_hash(self, pan: str) -> bytes:
         """By what a card is known again."""
-        return hmac.digest(self._pan_key, pan.encode(), "sha256")
+        return pan_hash(self._pan_key, pan)
 
     def _mac(self, what: str, name: str, *more: object) -> str:
         text = "|".join(str(part) for part in (what, name, *more))

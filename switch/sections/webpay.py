@@ -102,6 +102,12 @@ class Limits(msgspec.Struct, frozen=True):
     seal_fail_per_min: Annotated[
         int, _int(1, 100_000, "unreadable requests of an address; above it it is locked out")
     ] = 20
+    address_per_min: Annotated[
+        int, _int(1, 1_000_000, "payment requests and status queries of an address; more are 429")
+    ] = 600
+    merchant_per_min: Annotated[
+        int, _int(1, 1_000_000, "payment requests in the name of a merchant; more are 429")
+    ] = 3000
     requests_max: Annotated[int, _int(1, 65_536, "HTTP requests at once")] = 512
     notifications_max: Annotated[int, _int(1, 65_536, "shops notified at once")] = 1024
 

@@ -41,6 +41,7 @@ CONTINUE_S: Final = 480.0
 ANSWER_S: Final = 12 * 3600.0
 BANK_CALL_S: Final = 10.0
 BANK_TRIES: Final = 4
+BANK_PAUSE_S_MAX: Final = 5.0
 LOG_MAX: Final = 100_000
 DOMAIN: Final = "tin"
 ZONE: Final = zone_of("-05:00")
@@ -57,10 +58,11 @@ class Fault:
             or a call of ours: debit, credit, action, status. `*`: any call of a bank.
         kind: drop (nothing is done), lose (done, but the answer is lost), delay (`value` seconds),
             slow (done at once, answered `value` seconds later), status (`value`: HTTP status),
-            refuse (`value`: error code, HTTP 400), garbage, forbidden (all tokens are worth
-            nothing more), expired (prove: the IOU counts as expired), amount (create: written as
-            `value`), bare (create: without a snapshot), duplicate (our call goes out twice, the
-            second after `value` seconds), other (a second one with another amount).
+            refuse (`value`: error code, HTTP 400), deny (the same, but it is done), garbage,
+            forbidden (all tokens are worth nothing more), expired (prove: the IOU counts as
+            expired), amount (create: written as `value`), bare (create: without a snapshot),
+            duplicate (our call goes out twice, the second after `value` seconds), other (a second
+            one with another amount).
     """
 
     endpoint: str
@@ -192,6 +194,7 @@ class Network:
         self.noise = False
         self.clock_offset_s = 0.0
         self.continue_s = CONTINUE_S
+        self.bank_tries = BANK_TRIES
         self.answer_s = ANSWER_S
         self.deny_source: Callable[[Transfer], bool] = lambda transfer: False
         self.token_s = 3600
@@ -460,9 +463,9 @@ class Network:
                 await trio.sleep(fault.value)
             elif fault.kind == "lose":
                 await self._call(bank, endpoint, value)  # its answer is not heard
-        for attempt in range(BANK_TRIES):
+        for attempt in range(self.bank_tries):
             if attempt:
-                await trio.sleep(1.0 * attempt)
+                await trio.sleep(min(1.0 * attempt, BANK_PAUSE_S_MAX))
             http, answer = await self._call(bank, endpoint, value)
             if 200 <= http < 300:
                 return answer
@@ -571,8 +574,10 @@ class Network:
         body = b""
         while True:
             event = await receive()
+            if event["type"] != "http.request":
+                return  # the bank was cut off in the middle of its request
             body += event.get("body", b"")
-            if event["type"] != "http.request" or not event.get("more_body", False):
+            if not event.get("more_body", False):
                 break
         http, answer, more = await self._serve(scope, body)
         raw = answer if isinstance(answer, bytes) else encode(self._noisy(answer))
@@ -624,6 +629,8 @@ class Network:
         for fault in due:
             if fault.kind == "slow":
                 await trio.sleep(fault.value)
+            elif fault.kind == "deny":
+                return 400, error_body(fault.value, "done all the same"), []
         if any(fault.kind == "lose" for fault in due):
             raise Dropped
         return 200, answer, []

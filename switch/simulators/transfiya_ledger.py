@@ -133,9 +133,13 @@ class Ledger:
         send: Callable[[Event], Awaitable[None]],
     ) -> None:
         """Take proofs of the banks."""
-        event = await receive()
+        raw, more = b"", True
+        while more:
+            event = await receive()
+            raw += event.get("body", b"")
+            more = event.get("more_body", False)
         parts = [unquote(part) for part in scope["path"].strip("/").split("/")]
-        status, body = self._proof(parts, decode(event["body"]))
+        status, body = self._proof(parts, decode(raw))
         raw = encode(body)
         headers = [(b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": status, "headers": headers})

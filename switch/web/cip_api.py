@@ -24,6 +24,7 @@ from switch.web.requests import address_of
 BODY_BYTES_MAX: Final = 64 << 10
 CLIENT_REF: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 NONCE: Final = re.compile(r"[A-Za-z0-9._~+/=-]{16,64}")
+FIELDS_CHARS_MAX: Final = 4096
 FORM: Final = "application/x-www-form-urlencoded"
 
 Body = dict[str, Any]
@@ -314,7 +315,11 @@ class _Api:
         key = None
         if application is not None and not application.disabled and isinstance(key_id, str):
             key = self._flow.book.signing_secret(application, key_id, now_ns)
-        if not verify(key, kind, parameters, sig if isinstance(sig, str) else ""):
+        try:
+            right = verify(key, kind, parameters, sig if isinstance(sig, str) else "")
+        except ValueError:
+            raise ApiError("malformed", 400) from None
+        if not right:
             counts.refuse("signature")
             raise ApiError("authentication_failed", 401)
         tolerance_s = service.section.session.ts_tolerance_s
@@ -377,6 +382,8 @@ def _fields(application: Any, given: Any) -> tuple[dict[str, str], list[FieldFau
         return {}, [FieldFault("fields", "invalid")]
     rules = {rule.name: rule for rule in application.fields}
     found, faults = {}, []
+    if sum(len(str(name)) + len(str(value)) for name, value in given.items()) > FIELDS_CHARS_MAX:
+        return {}, [FieldFault("fields", "too_long")]
     for name, value in given.items():
         rule = rules.get(name)
         most = rule.max if rule is not None else 100

@@ -230,7 +230,7 @@ class _Pages:
         if late is not None:
             return late
         fields = _known(await form_of(request))
-        if not self._merchants.take(fields.get("TBK_CODIGO_COMERCIO", "")):
+        if self._is_crowded(fields):
             return _slow_down()
         body, tag = await self._acquirer.validate(fields, address_of(request))
         self._note_seal(request, tag)
@@ -245,7 +245,7 @@ class _Pages:
         fields = _known(given)
         if request.method == "GET" and "TBK_TOKEN" not in fields:
             raise HTTPException(405)
-        if not self._merchants.take(fields.get("TBK_CODIGO_COMERCIO", "")):
+        if self._is_crowded(fields):
             return _slow_down()
         if "TBK_TOKEN" in fields:
             version = fields.get("TBK_VERSION_KCC", "")
@@ -273,6 +273,11 @@ class _Pages:
         if self._seals.empty(address) or not self._addresses.take(address):
             return _slow_down()
         return None
+
+    def _is_crowded(self, fields: Mapping[str, str]) -> bool:
+        """Tell whether a merchant is at its limit; tokens counted when their kit asked for them."""
+        code = fields.get("TBK_CODIGO_COMERCIO", "")
+        return bool(code) and not self._merchants.take(code)
 
     def _note_seal(self, request: Request, tag: str) -> None:
         """Count wires that did not open, by address: a merchant's code anybody can write."""

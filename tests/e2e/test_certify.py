@@ -23,12 +23,13 @@ import trio
 import trio.testing
 from click.testing import CliRunner, Result
 
-from protocols.session import PeerKey
+from protocols.messages import Answer, LastOperation
+from protocols.session import TERMINAL, Acceptor, PeerKey
 from switch.calendar import Calendar
 from switch.certification import network_cases, report, run, sandbox
 from switch.certification.platform_stand import Side
 from switch.certification.report import CaseReport, Report
-from switch.certification.stand import Pack, Stand, Times
+from switch.certification.stand import Pack, Stand, Till, Times
 from switch.cli import root, setup
 from switch.cli.apart import free_port
 from switch.ops.keys import MasterKey
@@ -527,3 +528,44 @@ async def test_every_wait_has_a_budget(autojump_clock: object) -> None:
     assert [case.verdict for case in reports] == ["failed", "failed"]
     assert all("no answer to the sign-on within" in case.reason for case in reports)
     assert len(told) == 2
+
+
+async def test_a_question_at_the_moment_of_an_echo(autojump_clock: object) -> None:
+    """Both leave in the order in which they were sealed, whoever of the two comes first."""
+    key = PeerKey(bytes(32))
+    faults: list[str] = []
+
+    async def accept(stream: trio.abc.Stream) -> None:
+        session = Acceptor(
+            vocabulary=TERMINAL, authenticate=lambda peer, version: key, nonce=bytes(16),
+            now_iso=lambda: "", heartbeat_s=2,
+        )  # fmt: skip
+        async for data in stream:
+            messages = session.receive(bytes(data))
+            answers = [Answer("25", "X", "", m.trace) for m in messages]
+            await stream.send_all(session.encode(answers) if answers else session.output())
+            if session.closing is not None:
+                faults.append(session.closing)
+                return
+
+    async def ask(number: int) -> None:
+        ours, theirs = trio.testing.memory_stream_pair()
+        pairs = iter([ours])
+
+        async def connect() -> trio.abc.Stream:
+            return next(pairs)
+
+        nursery.start_soon(accept, theirs)
+        till = Till(sandbox.Terminal(f"{number:08}", key), connect)
+        await till.open(nursery)
+        for moment in range(1, 6):
+            await trio.sleep_until(start_s + 2 * moment)
+            await till.ask(LastOperation(till.next_question()), 1)
+
+    start_s = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as tills:
+            for number in range(1, 31):
+                tills.start_soon(ask, number)
+        nursery.cancel_scope.cancel()
+    assert faults == []

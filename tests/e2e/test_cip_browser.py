@@ -36,7 +36,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield found
 
 
-@pytest.fixture(params=["scripts", "no-scripts"])
+# Our pages have no scripts: with them switched on nothing differs, so every case runs without, and
+# with them where there is time.
+SCRIPTS = ["no-scripts", *(["scripts"] if os.environ.get("TRONCAL_TORTURE") == "1" else [])]
+
+
+@pytest.fixture(params=SCRIPTS)
 def page(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     context = browser.new_context(
         java_script_enabled=request.param == "scripts", locale="es-PY",

@@ -417,6 +417,23 @@ def test_wp_43_the_same_request_again(page: Any, world: Threaded, browser: Any) 
     assert ended(line(world, order)) == ("ACK", "0")
 
 
+def test_wp_42_an_order_started_again_ends_its_first_page(plain: Any, world: Threaded) -> None:
+    order = buy(plain, world)
+    second = plain.context.new_page()
+    second.goto(f"http://127.0.0.1:{shop_of(world).site_port}/orden/{order}")
+    second.get_by_role("button", name="Pagar con Webpay").click()
+    second.wait_for_url("**/webpay/pago/**")
+    fill(plain)
+    pay(plain)
+    plain.wait_for_url("**/webpay/final/**")
+    assert plain.get_by_text("inició otro pago").is_visible()
+    fill(second)
+    pay(second)
+    second.wait_for_url("**/webpay/final/**")
+    assert second.get_by_role("heading", name="Pago aprobado").is_visible()
+    assert (told(world, order), ended(line(world, order))) == (1, ("ACK", "0"))
+
+
 def test_wp_47_a_browser_that_is_closed_changes_nothing(browser: Any, world: Threaded) -> None:
     context = browser.new_context()
     page = context.new_page()

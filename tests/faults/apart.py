@@ -6,6 +6,7 @@ refuses; `Till` is a terminal whose cashier remembers what he was told.
 """
 
 import contextlib
+import os
 import signal
 import socket
 import struct

@@ -379,7 +379,7 @@ def test_C09_roles_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["cash_out", "deposit"])
 @pytest.mark.parametrize("read_at", ["before", "after"])
-def test_C10_unknown_outcome_without_a_line(
+def test_X139_D13_C10_unknown_outcome_without_a_line(
     house: House, office: Office, kind: str, read_at: str
 ) -> None:
     reference = unconfirmed(house, 1, kind)
@@ -730,6 +730,21 @@ def test_X143_not_received_says_the_user(
     office.resolve(reference, outcome)
     assert (house.position(), house.available()) == (moved, house.holder.balance + moved)
     assert all(verify(h.config, h.directory / "data").ok for h in all_of(house))
+
+
+def test_X130_user_gone_and_the_day_over(house: House, office: Office) -> None:
+    """The next day it cannot be annulled any more: a dispute keeps it in sight (E5)."""
+    house.cash_out(A, trace=1)
+    reference = house.reference(1)
+    house.clock.advance(86_400)
+    late = house.annul(1, trace=2, business_date="2026-11-22")
+    assert (late.code, late.state) == ("A1", "REGISTRADA")
+    house.do("case_dispute", reference=reference, author="ana", reason="cash left behind")
+    assert office.open_cases() == {reference: "disputa"}
+    assert (house.position(), house.available()) == (-A, house.holder.balance - A)
+    office.resolve(reference, "annul")
+    assert (house.position(), house.available()) == (0, house.holder.balance)
+    assert office.open_cases() == {}
 
 
 @pytest.mark.parametrize("kind", ["cash_out", "deposit"])

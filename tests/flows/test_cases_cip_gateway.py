@@ -360,3 +360,39 @@ async def test_right_credentials_are_hashed_once_for_many_calls(house: CipHouse)
         assert house.service.auth.passwords.hash_ns.count == 1
         house.command("cip_user_state", application=APP, user="portal", what="disable")
         assert (await house.pay(client, "INV-20")).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 33, "pay_" + "Ñ" * 200, "%ED%A0%80", "..", "pay_" + "0" * 26, "%00"]
+)
+async def test_made_up_names_are_not_found_and_stop_nothing(house: CipHouse, name: str) -> None:
+    async with house.running() as client:
+        auth = house.basic()
+        assert (await client.get(f"{PAYMENTS}/{name}", headers=auth)).status_code == 404
+        for kind, body in (("void", {}), ("refund", {"amount": 1})):
+            url = f"{PAYMENTS}/{name}/{kind}"
+            body = {"client_ref": "A-1", **body}
+            assert (await client.post(url, json=body, headers=auth)).status_code == 404
+        unsigned = await client.get(f"/cip/v1/partial/sessions/{name}")
+        assert unsigned.status_code in (401, 404)
+        assert (await client.get(f"/pay/s/{name}")).status_code == 404
+        assert (await house.pay(client)).status_code == 201
+
+
+async def test_what_is_too_large_or_too_deep_is_refused(house: CipHouse) -> None:
+    deep: object = 1
+    for _ in range(50):
+        deep = {"a": deep}
+    async with house.running() as client:
+        sessions = "/cip/v1/partial/sessions"
+        assert (await client.post(sessions, json=house.context() | {"x": deep})).status_code == 400
+        many = {"x" * 5000: "y"}
+        assert (await client.post(sessions, json=house.context(fields=many))).status_code == 422
+        long = house.body()
+        long["transaction"]["items"] = [
+            {"code": "c" * 32, "amount": 1500, "account": "ñ" * 64} for _ in range(100)
+        ]
+        assert (await client.post(PAYMENTS, json=long)).status_code == 422
+        large = await client.post(PAYMENTS, content=b"x" * 65_537)
+        assert (large.status_code, large.json()["error"]["code"]) == (413, "too_large")
+        assert (await house.pay(client)).status_code == 201

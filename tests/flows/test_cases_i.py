@@ -281,6 +281,9 @@ def test_I10_two_sicoop_instances(house: House) -> None:
     assert (first.duplicate, again.duplicate) == (False, True)
     assert first.operation == again.operation
     assert house.node.store.ledger.balance(house.account()).debits_pending == A
+    assert house.network(Confirm(9, hold.reference, "")).answer.code == "00"
+    assert house.states(1)[1:] == ("CAPTURADA", "CAPTURADA")
+    assert (house.available(), house.position()) == (house.holder.balance - A, -A)
 
 
 def sessions(house: House) -> tuple[Acceptor, Initiator]:

@@ -228,6 +228,7 @@ def test_T09_wrong_codes_over_terminals_and_networks(house: House) -> None:
     ]
     assert codes == ["55", "55", "75"]
     assert house.cash_out(A).code == "75"
+    assert (house.available(), house.position()) == (house.holder.balance, 0)
 
 
 def test_T10_terminal_that_tries_many_cards(house: House) -> None:
@@ -239,6 +240,7 @@ def test_T10_terminal_that_tries_many_cards(house: House) -> None:
     assert house.cash_out(A, terminal=OTHER_TERMINAL, cashier="700").code == "00"
     house.clock.advance(900)
     assert house.cash_out(A, cashier="700").code == "00"
+    assert (house.available(), house.position()) == (house.holder.balance - 2 * A, -2 * A)
 
 
 def test_T10_cashier_who_tries_many_cards(build: Build) -> None:

@@ -15,7 +15,15 @@ import trio
 import trio.testing
 
 from core_ext import Journal
-from protocols.messages import Answer, Confirm, Delivered, Deposit, LastOperation, ShiftClose
+from protocols.messages import (
+    Answer,
+    Confirm,
+    Delivered,
+    Deposit,
+    LastOperation,
+    Reverse,
+    ShiftClose,
+)
 from protocols.session import TERMINAL as VOCABULARY
 from protocols.session import Acceptor, PeerKey
 from switch.journal import store
@@ -82,6 +90,7 @@ def test_X101_X102_X103_nothing_arrived(world: Apart, kind: str) -> None:
     world.red.node.end(step)
     world.restart("red")
     assert world.red.register(1) is None
+    end(world, kind, 0)
     assert world.operation(kind, 1, A).answer.code == "00"
     end(world, kind, 1)
 
@@ -101,6 +110,7 @@ def test_X104_red_stops_after_iniciada(world: Apart, layout: str, kind: str, arr
     assert world.query(1, kind).instruction == LATER[kind]
     if not arrived:
         assert world.states(1) == ("ERROR", "TUMBA", "")
+        end(world, kind, 0)
     end(world, kind, 3)
 
 
@@ -323,6 +333,7 @@ def test_X118_red_is_unreachable(world: Apart, kind: str) -> None:
     world.pass_time(3700)
     assert world.states(1)[1:] == ("RESPONDIDA", "ACTIVA")
     assert world.sicoop.node.alarms["unconfirmed"] == 2
+    end(world, kind, 5)
     world.start("red")
     world.connect()
     end(world, kind, 3)
@@ -499,8 +510,10 @@ def test_X129_delivered_before_its_mark(world: Apart, kind: str) -> None:
     world.operation(kind, 1, A)
     world.restart("red")
     assert world.red.ask(Delivered(original=1)).code == "00"
-    assert world.states(1)[0] == "ENTREGADA"
-    assert world.ceibo.available() != world.holder.balance
+    assert world.states(1) == ("ENTREGADA", "CAPTURADA", "CAPTURADA")
+    moved = -A if kind == "cash_out" else A
+    assert world.ceibo.available() == world.holder.balance + moved
+    assert (world.sicoop.position(), world.owed()) == (moved, 0)
 
 
 # ---- confirmation and capture
@@ -666,6 +679,7 @@ def test_X139_red_unreachable(world: Apart, kind: str) -> None:
     world.pass_time(3600)
     assert world.sicoop.node.alarms["unconfirmed"] == 2
     assert world.states(1) == ("REGISTRADA", "RESPONDIDA", "ACTIVA")
+    end(world, kind, 5)
     world.sessions.policy = only("", "")
     world.connect()
     end(world, kind, 1)
@@ -689,8 +703,9 @@ def test_X140_ceibo_without_power_for_hours(world: Apart, kind: str) -> None:
     end(world, kind, 1)
 
 
-def test_X140_everything_without_power_for_hours(house: House, kind: str) -> None:
-    """Of a network elsewhere, which says afterwards that the cash has moved."""
+@pytest.mark.parametrize("moved", [True, False])
+def test_X140_everything_without_power_for_hours(house: House, kind: str, moved: bool) -> None:
+    """Of a network elsewhere, which says afterwards whether the cash has moved."""
     reference = house.reference(1)
     answer = house.network(house.hold(reference, A, kind=kind)).answer
     before = house.at_ceibo(answer.operation)
@@ -699,10 +714,13 @@ def test_X140_everything_without_power_for_hours(house: House, kind: str) -> Non
     hold = house.at_ceibo(answer.operation)
     assert (hold.state, hold.operation, hold.amount) == ("ACTIVA", answer.operation, A)
     assert hold == before
-    assert house.network(Confirm(2, reference, "")).answer.code == "00"
-    assert house.states(1)[1:] == ("CAPTURADA", "CAPTURADA")
-    moved = -A if kind == "cash_out" else A
-    assert (house.available(), house.position()) == (house.holder.balance + moved, moved)
+    word = Confirm(2, reference, "") if moved else Reverse(2, reference, A, "timeout")
+    assert house.network(word).answer.code == "00"
+    ends = ("CAPTURADA", "CAPTURADA") if moved else ("REVERSADA", "LIBERADA")
+    assert house.states(1)[1:] == ends
+    amount = {"cash_out": -A, "deposit": A}[kind] if moved else 0
+    assert (house.available(), house.position()) == (house.holder.balance + amount, amount)
+    assert house.reserved() == 0
 
 
 def test_X141_cash_handed_out_against_the_instruction(house: House) -> None:

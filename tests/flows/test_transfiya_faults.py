@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trio.testing
+from trio.testing import MockClock as Clock
 
 from core_ext import Batch
 from core_ext._ledger import FROZEN_CREDIT, FROZEN_DEBIT
@@ -20,14 +20,18 @@ from tests.transfiya_house import ANA, LUIS, OPENING, House
 CALLS = ("create", "tag", "prove", "continue")
 HUNDRED = 10_000
 
+# A call that is cut leaves its body unread; the client says so when it is collected.
+pytestmark = pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
+
+
+# Named by every test itself: only so the runner takes it as the clock.
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
 
 @pytest.fixture
-def clock() -> trio.testing.MockClock:
-    return trio.testing.MockClock()
-
-
-@pytest.fixture
-async def house(tmp_path: Path, clock: trio.testing.MockClock) -> AsyncIterator[House]:
+async def house(tmp_path: Path, clock: Clock) -> AsyncIterator[House]:
     async with House(tmp_path).running(clock) as running:
         yield running
 
@@ -49,7 +53,9 @@ def paid(house: House, amount_minor: int = HUNDRED) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["signature", "handle", "hash"])
-async def test_ty_26_a_wrong_proof(house: House, wrong: str, monkeypatch: Any) -> None:
+async def test_ty_26_a_wrong_proof(
+    house: House, wrong: str, monkeypatch: Any, clock: Clock
+) -> None:
     right = transfiya_steps.sign_iou
 
     def spoiled(data: Any, key: Any) -> Any:
@@ -78,7 +84,7 @@ async def test_ty_26_a_wrong_proof(house: House, wrong: str, monkeypatch: Any) -
 
 
 @pytest.mark.parametrize("times", [1, 2])
-async def test_ty_27_expired_on_arrival_is_refused(house: House, times: int) -> None:
+async def test_ty_27_expired_on_arrival_is_refused(house: House, times: int, clock: Clock) -> None:
     house.network.expired_iou = "refuse"
     house.network.faults.append(Fault("prove", "expired", skip=2, count=times))
     transfer = await house.pay()
@@ -92,14 +98,14 @@ async def test_ty_27_expired_on_arrival_is_refused(house: House, times: int) -> 
         as_before(house)
 
 
-async def test_ty_27_expired_on_arrival_is_rejected(house: House) -> None:
+async def test_ty_27_expired_on_arrival_is_rejected(house: House, clock: Clock) -> None:
     house.network.faults.append(Fault("prove", "expired", skip=2))
     transfer = await house.pay()
     assert transfer.status == "REJECTED"
     as_before(house)
 
 
-async def test_ty_28_the_proofs_answer_is_lost(house: House) -> None:
+async def test_ty_28_the_proofs_answer_is_lost(house: House, clock: Clock) -> None:
     house.network.faults.append(Fault("prove", "lose", count=3))
     transfer = await house.pay()
     assert transfer.status == "COMPLETED"
@@ -108,7 +114,7 @@ async def test_ty_28_the_proofs_answer_is_lost(house: House) -> None:
 
 
 @pytest.mark.parametrize("call", CALLS)
-async def test_ty_29_the_network_is_ill_for_a_while(house: House, call: str) -> None:
+async def test_ty_29_the_network_is_ill_for_a_while(house: House, call: str, clock: Clock) -> None:
     ills = [("status", 503, 3), ("status", 429, 2), ("drop", None, 3), ("garbage", None, 3)]
     for number, (kind, value, count) in enumerate(ills, 1):
         house.network.faults.append(Fault(call, kind, count=count, value=value))
@@ -120,7 +126,7 @@ async def test_ty_29_the_network_is_ill_for_a_while(house: House, call: str) -> 
 # ---- tokens
 
 
-async def test_ty_30_the_token_is_worth_nothing_more(house: House) -> None:
+async def test_ty_30_the_token_is_worth_nothing_more(house: House, clock: Clock) -> None:
     for number, call in enumerate((*CALLS, "accept"), 1):
         await house.pay("1.00")
         fetched = house.network.calls["token"]
@@ -131,7 +137,7 @@ async def test_ty_30_the_token_is_worth_nothing_more(house: House) -> None:
         paid(house, number * 300)
 
 
-async def test_ty_30_many_calls_wait_for_one_token(house: House) -> None:
+async def test_ty_30_many_calls_wait_for_one_token(house: House, clock: Clock) -> None:
     house.network.faults += [Fault("token", "delay", count=2, value=1.0)]
     for _ in range(20):
         house.network.begin(ANA, LUIS, "1.00")
@@ -140,7 +146,7 @@ async def test_ty_30_many_calls_wait_for_one_token(house: House) -> None:
     paid(house, 2000)
 
 
-async def test_ty_30_a_lasting_403_makes_no_storm(house: House) -> None:
+async def test_ty_30_a_lasting_403_makes_no_storm(house: House, clock: Clock) -> None:
     house.network.faults.append(Fault("*", "forbidden", count=10_000))
     transfer = house.network.begin(ANA, LUIS, "1.00")
     await house.pause(60.0)
@@ -154,7 +160,7 @@ async def test_ty_30_a_lasting_403_makes_no_storm(house: House) -> None:
 # ---- the synchronous part
 
 
-async def test_ty_31_create_refused(house: House) -> None:
+async def test_ty_31_create_refused(house: House, clock: Clock) -> None:
     house.network.faults.append(Fault("create", "refuse", value=106))
     transfer = await house.pay()
     assert (transfer.status, transfer.error["code"]) == ("REJECTED", 314)
@@ -165,7 +171,7 @@ async def test_ty_31_create_refused(house: House) -> None:
     as_before(house)
 
 
-async def test_ty_31_create_out_of_time(house: House) -> None:
+async def test_ty_31_create_out_of_time(house: House, clock: Clock) -> None:
     house.network.faults.append(Fault("create", "drop", count=1000))
     main = dict(house.network.begin(ANA, LUIS, "100.00").main)
     await house.pause(0.2)
@@ -179,11 +185,8 @@ async def test_ty_31_create_out_of_time(house: House) -> None:
 
 @pytest.mark.parametrize("code", [115, 116])
 @pytest.mark.parametrize("ours", [True, False])
-async def test_ty_32_tag_refused(house: House, code: int, ours: bool) -> None:
-    if ours:
-        house.network.faults += [Fault("tag", "lose"), Fault("tag", "refuse", value=code)]
-    else:
-        house.network.faults.append(Fault("tag", "refuse", value=code))
+async def test_ty_32_tag_refused(house: House, code: int, ours: bool, clock: Clock) -> None:
+    house.network.faults.append(Fault("tag", "deny" if ours else "refuse", value=code))
     transfer = await house.pay()
     assert transfer.status == ("COMPLETED" if ours else "REJECTED")
     (paid if ours else as_before)(house)
@@ -200,7 +203,7 @@ def freeze(house: House, bank: Any, name: str) -> None:
     assert bank.node.store.ledger.apply(batch, bank.clock.wall_ns()) == [0]
 
 
-async def test_ty_33_inactive_after_the_answer(house: House) -> None:
+async def test_ty_33_inactive_after_the_answer(house: House, clock: Clock) -> None:
     house.network.faults.append(Fault("create", "delay", skip=1, value=1.0))
     transfer = house.network.begin(ANA, LUIS, "100.00")
     await house.until(lambda: house.network.calls["create"] == 2)
@@ -216,7 +219,7 @@ async def test_ty_33_inactive_after_the_answer(house: House) -> None:
     as_before(house)
 
 
-async def test_ty_34_no_funds(house: House) -> None:
+async def test_ty_34_no_funds(house: House, clock: Clock) -> None:
     transfer = await house.pay("100000.01")
     assert transfer.status == "REJECTED"
     assert not [one for one in house.network.actions.values()
@@ -224,7 +227,7 @@ async def test_ty_34_no_funds(house: House) -> None:
     as_before(house)
 
 
-async def test_ty_34_no_funds_any_more_after_the_answer(house: House) -> None:
+async def test_ty_34_no_funds_any_more_after_the_answer(house: House, clock: Clock) -> None:
     """Two transfers of more than half each: both are taken in, one is paid."""
     for _ in range(2):
         house.network.faults.append(Fault("create", "delay", value=1.0))
@@ -238,7 +241,7 @@ async def test_ty_34_no_funds_any_more_after_the_answer(house: House) -> None:
 # ---- reversals
 
 
-async def test_ty_37_stopped_after_the_debit(house: House) -> None:
+async def test_ty_37_stopped_after_the_debit(house: House, clock: Clock) -> None:
     house.network.wallets[LUIS].link = "BLOCK"
     transfer = await house.pay()
     assert transfer.status == "REJECTED"
@@ -248,7 +251,9 @@ async def test_ty_37_stopped_after_the_debit(house: House) -> None:
 
 
 @pytest.mark.parametrize("form", ["main", "reject"])
-async def test_ty_38_error_before_the_credit_is_proven(house: House, form: str) -> None:
+async def test_ty_38_error_before_the_credit_is_proven(
+    house: House, form: str, clock: Clock
+) -> None:
     house.network.reversal_form = form
     house.network.faults.append(Fault("tag", "refuse", skip=1, value=123))
     transfer = await house.pay()
@@ -257,7 +262,7 @@ async def test_ty_38_error_before_the_credit_is_proven(house: House, form: str) 
     as_before(house)
 
 
-async def test_ty_39_reject_after_the_credit(house: House) -> None:
+async def test_ty_39_reject_after_the_credit(house: House, clock: Clock) -> None:
     transfer = await house.pay()
     action = house.network._reject_action(transfer)
     http, body = await house.during(house.network.call_bank("verde", "action", action))
@@ -269,7 +274,7 @@ async def test_ty_39_reject_after_the_credit(house: House) -> None:
 
 
 @pytest.mark.parametrize("case", ["unknown", "amount", "failed"])
-async def test_ty_40_refund_without_a_debit(house: House, case: str) -> None:
+async def test_ty_40_refund_without_a_debit(house: House, case: str, clock: Clock) -> None:
     if case == "failed":
         house.network.faults.append(Fault("tag", "refuse", value=123))
     transfer = await house.pay()
@@ -285,7 +290,9 @@ async def test_ty_40_refund_without_a_debit(house: House, case: str) -> None:
 
 
 @pytest.mark.parametrize("taken", [True, False])
-async def test_ty_41_refund_while_the_debit_is_uncertain(house: House, taken: bool) -> None:
+async def test_ty_41_refund_while_the_debit_is_uncertain(
+    house: House, taken: bool, clock: Clock
+) -> None:
     """The refund comes while nobody knows whether the debit's proof was taken."""
     house.network.continue_s = 4.0
     kind = "lose" if taken else "drop"
@@ -300,7 +307,7 @@ async def test_ty_41_refund_while_the_debit_is_uncertain(house: House, taken: bo
     as_before(house)
 
 
-async def test_ty_42_both_forms_of_a_reversal(house: House) -> None:
+async def test_ty_42_both_forms_of_a_reversal(house: House, clock: Clock) -> None:
     house.network.faults.append(Fault("tag", "refuse", skip=1, value=123))
     transfer = await house.pay()
     assert transfer.status == "REJECTED"
@@ -312,7 +319,7 @@ async def test_ty_42_both_forms_of_a_reversal(house: House) -> None:
     as_before(house)
 
 
-async def test_ty_43_the_continue_is_late(house: House) -> None:
+async def test_ty_43_the_continue_is_late(house: House, clock: Clock) -> None:
     house.network.faults.append(Fault("continue", "drop", count=15))
     transfer = house.network.begin(ANA, LUIS, "100.00")
     await house.settle()
@@ -321,7 +328,7 @@ async def test_ty_43_the_continue_is_late(house: House) -> None:
     as_before(house)
 
 
-async def test_ty_44_time_is_over_before_the_core(tmp_path: Path, clock: Any) -> None:
+async def test_ty_44_time_is_over_before_the_core(tmp_path: Path, clock: Clock) -> None:
     async with House(tmp_path, more="continue_limit_s = 40\n").running(clock) as house:
         house.network.faults += [Fault("tag", "drop", count=100)]
         transfer = house.network.begin(ANA, LUIS, "100.00")
@@ -332,7 +339,7 @@ async def test_ty_44_time_is_over_before_the_core(tmp_path: Path, clock: Any) ->
         as_before(house)
 
 
-async def test_ty_45_an_error_continue_after_the_reversal_began(house: House) -> None:
+async def test_ty_45_an_error_continue_after_the_reversal_began(house: House, clock: Clock) -> None:
     house.network.continue_s = 3.0
     house.network.faults.append(Fault("tag", "status", count=8, value=503))
     transfer = house.network.begin(ANA, LUIS, "100.00")
@@ -342,7 +349,7 @@ async def test_ty_45_an_error_continue_after_the_reversal_began(house: House) ->
 
 
 @pytest.mark.parametrize("call", CALLS)
-async def test_ty_47_codes(house: House, call: str) -> None:
+async def test_ty_47_codes(house: House, call: str, clock: Clock) -> None:
     """Every code, known or not, has the class of its call; 99 is no answer at all."""
     paid_minor = 0
     for code in (99, 100, 102, 112, 121, 122, 123, 136, 307, 177):
@@ -355,7 +362,7 @@ async def test_ty_47_codes(house: House, call: str) -> None:
         paid(house, paid_minor)
 
 
-async def test_ty_49_no_nonce_twice(house: House) -> None:
+async def test_ty_49_no_nonce_twice(house: House, clock: Clock) -> None:
     house.network.faults += [Fault(call, "drop", count=2) for call in CALLS]
     house.network.faults.append(Fault("prove", "forbidden"))
     transfer = await house.pay()
@@ -365,7 +372,7 @@ async def test_ty_49_no_nonce_twice(house: House) -> None:
     paid(house)
 
 
-async def test_ty_51_an_amount_written_otherwise(house: House) -> None:
+async def test_ty_51_an_amount_written_otherwise(house: House, clock: Clock) -> None:
     house.network.faults.append(Fault("create", "amount", value="100.0"))
     transfer = await house.pay("100.00")
     assert transfer.status == "COMPLETED"
@@ -374,7 +381,7 @@ async def test_ty_51_an_amount_written_otherwise(house: House) -> None:
     paid(house)
 
 
-async def test_ty_51_another_amount(house: House) -> None:
+async def test_ty_51_another_amount(house: House, clock: Clock) -> None:
     house.network.faults.append(Fault("create", "amount", value="101.00"))
     transfer = await house.pay("100.00")
     assert transfer.status == "REJECTED"
@@ -385,13 +392,13 @@ async def test_ty_51_another_amount(house: House) -> None:
 # ---- offers and states
 
 
-async def test_ty_54_a_good_offer(house: House) -> None:
+async def test_ty_54_a_good_offer(house: House, clock: Clock) -> None:
     await house.pay()
     [value] = [v for name, _, v in house.network.log if name == "accept"]
     assert value == {"signer": {"handle": house.luis}}
 
 
-async def test_ty_54_an_inactive_account(house: House) -> None:
+async def test_ty_54_an_inactive_account(house: House, clock: Clock) -> None:
     set_status(house.verde.flow.directory, "verde", house.luis, "inactive")
     transfer = await house.pay()
     assert transfer.status == "REJECTED"
@@ -400,7 +407,7 @@ async def test_ty_54_an_inactive_account(house: House) -> None:
     as_before(house)
 
 
-async def test_ty_54_somebody_elses_customer(house: House) -> None:
+async def test_ty_54_somebody_elses_customer(house: House, clock: Clock) -> None:
     transfer = await house.pay()
     log = len(house.network.log)
     record = {**house.network.record(transfer)}
@@ -412,7 +419,7 @@ async def test_ty_54_somebody_elses_customer(house: House) -> None:
     assert len(house.network.log) == log
 
 
-async def test_ty_54_a_signer_the_network_does_not_know(tmp_path: Path, clock: Any) -> None:
+async def test_ty_54_a_signer_the_network_does_not_know(tmp_path: Path, clock: Clock) -> None:
     house = House(tmp_path)
     handle = house.verde.add("nuevo", "$573009999999", known=False)
     house.network.wallets["$573009999999"] = type(house.network.wallets[LUIS])(
@@ -434,7 +441,7 @@ async def test_ty_54_a_signer_the_network_does_not_know(tmp_path: Path, clock: A
         assert handle in house.network.signers
 
 
-async def test_ty_55_states_repeated_and_out_of_order(house: House) -> None:
+async def test_ty_55_states_repeated_and_out_of_order(house: House, clock: Clock) -> None:
     transfer = house.network.begin(ANA, LUIS, "100.00")
     await house.until(lambda: house.network.calls["accept"] == 1)
     for status in ("PENDING", "COMPLETED", "PENDING", "COMPLETED"):
@@ -448,7 +455,7 @@ async def test_ty_55_states_repeated_and_out_of_order(house: House) -> None:
     paid(house)
 
 
-async def test_ty_55_error_before_the_proof(house: House) -> None:
+async def test_ty_55_error_before_the_proof(house: House, clock: Clock) -> None:
     house.network.faults.append(Fault("tag", "delay", skip=1, value=3.0))
     transfer = house.network.begin(ANA, LUIS, "100.00")
     await house.until(lambda: house.network.calls["tag"] == 2)
@@ -468,7 +475,7 @@ async def test_ty_55_error_before_the_proof(house: House) -> None:
 
 
 @pytest.mark.parametrize("case", ["early", "amount", "foreign"])
-async def test_ty_56_no_signature_leaves(house: House, case: str) -> None:
+async def test_ty_56_no_signature_leaves(house: House, case: str, clock: Clock) -> None:
     if case == "early":
         house.network.faults.append(Fault("tag", "drop", count=6))
         transfer = house.network.begin(ANA, LUIS, "100.00")
@@ -493,7 +500,7 @@ async def test_ty_56_no_signature_leaves(house: House, case: str) -> None:
     await house.settle()
 
 
-async def test_ty_56_no_credit_after_its_rejection_was_signed(house: House) -> None:
+async def test_ty_56_no_credit_after_its_rejection_was_signed(house: House, clock: Clock) -> None:
     house.network.faults.append(Fault("credit", "delay", value=1000.0))
     transfer = house.network.begin(ANA, LUIS, "100.00")
     await house.settle()
@@ -506,7 +513,7 @@ async def test_ty_56_no_credit_after_its_rejection_was_signed(house: House) -> N
 
 
 @pytest.mark.parametrize("call", ["create", "find"])
-async def test_ty_61_created_without_a_snapshot(house: House, call: str) -> None:
+async def test_ty_61_created_without_a_snapshot(house: House, call: str, clock: Clock) -> None:
     house.network.faults.append(Fault("create", "bare", count=2))
     if call == "find":
         house.network.faults.append(Fault("create", "lose"))
@@ -515,7 +522,7 @@ async def test_ty_61_created_without_a_snapshot(house: House, call: str) -> None
     paid(house)
 
 
-async def test_ty_61_several_actions_of_ours(house: House) -> None:
+async def test_ty_61_several_actions_of_ours(house: House, clock: Clock) -> None:
     """Two created actions, and no answer to either: a person must look."""
     house.network.faults.append(Fault("create", "lose"))
     transfer = house.network.begin(ANA, LUIS, "100.00")
@@ -531,7 +538,7 @@ async def test_ty_61_several_actions_of_ours(house: House) -> None:
     assert house.rojo.balance("ana") == OPENING
 
 
-async def test_ty_62_references(house: House) -> None:
+async def test_ty_62_references(house: House, clock: Clock) -> None:
     names = ["abc_DEF-123", "12345678901234567", "-", "_" * 64]
     for number, tx_ref in enumerate(names, 1):
         house.network.log.clear()
@@ -542,7 +549,7 @@ async def test_ty_62_references(house: House) -> None:
         paid(house, number * HUNDRED)
 
 
-async def test_ty_62_no_references(house: House) -> None:
+async def test_ty_62_no_references(house: House, clock: Clock) -> None:
     transfer = await house.pay()
     for endpoint in ("debit", "credit", "action", "status"):
         for tx_ref in ("a/b", "a?b", "", "x" * 65, "ñ", "a b"):
@@ -555,7 +562,7 @@ async def test_ty_62_no_references(house: House) -> None:
     paid(house)
 
 
-async def test_ty_50_the_amounts_text_is_the_same_everywhere(house: House) -> None:
+async def test_ty_50_the_amounts_text_is_the_same_everywhere(house: House, clock: Clock) -> None:
     for amount in ("7", "7.5", "7.50", "0.07", "99999.99"):
         house.network.log.clear()
         transfer = await house.pay(amount)
@@ -566,7 +573,7 @@ async def test_ty_50_the_amounts_text_is_the_same_everywhere(house: House) -> No
     house.check_even()
 
 
-async def test_ty_52_the_old_scheme_is_taken_or_not(house: House) -> None:
+async def test_ty_52_the_old_scheme_is_taken_or_not(house: House, clock: Clock) -> None:
     """The network takes IOUs of old keys, unless it is told not to."""
     vectors = json.loads((Path(__file__).parents[1] / "vectors/transfiya.json").read_text())["v1"]
     case = next(one for one in vectors["match"] if one["name"] == "legacy-ecdsa-ok")

@@ -342,3 +342,31 @@ async def test_two_hundred_payments_at_once(tmp_path: Path) -> None:
         assert acquirer.charged() == 10_000 * (count // 4)
         assert acquirer.held() == 0
         await until(lambda: acquirer.keys_left() == 0)
+
+
+@pytest.mark.parametrize("form", ["2G", "1G"])
+async def test_WP_24_no_debit_in_old_forms(tmp_path: Path, form: str) -> None:
+    async with acquiring(tmp_path, merchant=f'form = "{form}"') as acquirer:
+        page = await acquirer.form()
+        assert page.view.kinds == ("C",)
+        await page.pay(card(kind="D"))
+        assert (page.state, page.view.tries) == ("FORM", 1)
+        assert (acquirer.lines(), acquirer.charged(), acquirer.held()) == ([], 0, 0)
+        await page.pay(card())
+        assert (await page.ended()).state == "CONFIRMED"
+
+
+async def test_instalments_that_are_not_offered(tmp_path: Path) -> None:
+    async with acquiring(tmp_path) as acquirer:
+        page = await acquirer.form()
+        await page.pay(card(choice=("VC", 24)))
+        assert (page.state, page.view.tries) == ("FORM", 1)
+
+
+async def test_instalments_that_the_shop_fixed(tmp_path: Path) -> None:
+    async with acquiring(tmp_path, merchant="fixed_instalments = true") as acquirer:
+        page = await acquirer.form(TBK_NUMERO_CUOTAS="6", TBK_MONTO_CUOTA="200000")
+        assert (page.view.kinds, page.view.choices) == (("C",), ("CI-6",))
+        await page.pay(card(choice=("CI", 6)))
+        payment = await page.ended()
+        assert b"TBK_TIPO_PAGO=CI#TBK_NUMERO_CUOTAS=6" in payment.message

@@ -21,7 +21,7 @@ from switch.journal.projector import Projector
 from switch.ops.metrics import Metrics
 from switch.reports.bitacora import CURSOR, BitacoraWriter
 from switch.sections.webpay import Files
-from tests.webpay_house import BAD_CARD, Page, Shop, acquiring, card, until
+from tests.webpay_house import BAD_CARD, Bank, Page, Shop, acquiring, card, until
 
 
 class Room:
@@ -259,3 +259,34 @@ async def test_the_read_model_has_every_payment(tmp_path: Path) -> None:
         ).fetchall()
         projector.close()
         assert rows == [("OC1", "CONFIRMED", "405188******6623", 1_000_000, 32)]
+
+
+METRICS = (
+    "requests_total", "payments_total", "state", "auth_seconds_count", "notify_seconds_count",
+    "ack_margin_seconds_count", "late_ack_total", "reply_replay_total", "rsa_seconds_count",
+    "rsa_queue", "bitacora_lines_total", "bitacora_lag_records", "reversal_oldest_seconds",
+    "reversals_pending",
+)  # fmt: skip
+
+
+async def test_metrics_have_their_names(tmp_path: Path) -> None:
+    bank, shop = Bank(), Shop("direct")
+    shop.script = shop.answer("ERR")
+    async with acquiring(
+        tmp_path, mode="direct", authoriser="bank", bank=bank, shop=shop
+    ) as acquirer:
+        await (await acquirer.paid("OC1")).ended()
+        shop.script = shop.accept
+        await (await acquirer.paid("OC2")).ended()
+        bank.auto = False
+        page = await acquirer.paid("OC3")
+        await until(lambda: len(bank.sent("0200")) == 3)
+        bank.lose(-1)
+        await page.ended()
+        metrics = Metrics()
+        acquirer.product.measure(metrics)
+        text = metrics.exposition().decode()
+        for name in METRICS:
+            assert f"\ntroncal_webpay_{name}" in text, name
+        assert 'troncal_webpay_reversals_pending{authoriser="bank:emisor1"} 1.0' in text
+        assert 'troncal_webpay_payments_total{cause="REJECTED",outcome="REVERSED"} 1.0' in text

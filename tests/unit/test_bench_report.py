@@ -47,10 +47,12 @@ PARTS: dict[str, Any] = {
     "idle": {
         "idle": 10_000, "bytes_each": 3000, "memory": [(0, 0), (10_000, 30_000_000)],
         "cpu_us_beside": 10.0, "cpu_us_without": [9.0, 11.0], "cpu_ratio": 1.0,
+        "operations_min": 5000,
     },
     "history": {
         "rows": [
-            {**closed(64, 60_000, 0.3), "past_really": past, "memory_bytes": 10**9}
+            {**closed(64, 60_000, 0.3), "past_really": past, "memory_bytes": 10**9,
+             "operations": 5000}
             for past in (0, 1_000_000)
         ],
         "cpu_ratio": 1.0,

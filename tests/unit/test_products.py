@@ -1,5 +1,7 @@
 """Products beside the cashier roles: steps that are waited for, calls, timers, adoption, mounts."""
 
+import datetime
+import ssl
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -9,6 +11,11 @@ import httpx
 import pytest
 import trio
 import trio.testing
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from hypercorn.typing import Scope
 
 from core_ext._journal import JournalFull
@@ -89,7 +96,7 @@ class Service:
         pass
 
 
-def load(directory: Path) -> Config:
+def load(directory: Path, more: str = "") -> Config:
     path = directory / "troncal.toml"
     listeners = "\n".join(f'{name} = "127.0.0.1:0"' for name in configuration.LISTENERS)
     path.write_text(f"""
@@ -104,7 +111,7 @@ accounts_max = 1000
 holds_max = 1000
 keys_max = 1000
 records_bytes_max = 1_048_576
-""")
+{more}""")
     return configuration.load(path, environ={})
 
 
@@ -375,3 +382,61 @@ async def test_an_app_serves_what_its_products_mount(
             await greeted.wait()
         app.stop.set()
     assert app.products[0].flow.state("ana") == b"greeted"  # type: ignore[attr-defined]
+
+
+def certificate(directory: Path) -> None:
+    """A certificate for this machine, signed by itself."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    built = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name)
+        .public_key(private.public_key()).serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(private, SHA256())
+    )  # fmt: skip
+    (directory / "cert.pem").write_bytes(built.public_bytes(Encoding.PEM))
+    (directory / "key.pem").write_bytes(
+        private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("version", "good"),
+    [
+        (ssl.TLSVersion.TLSv1, False),
+        (ssl.TLSVersion.TLSv1_1, False),
+        (ssl.TLSVersion.TLSv1_2, True),
+        (ssl.TLSVersion.TLSv1_3, True),
+    ],
+)
+async def test_WP_48_no_handshake_below_TLS_1_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: ssl.TLSVersion, good: bool
+) -> None:
+    def build(node: Node, remotes: Any) -> list[Product]:
+        calls = Calls({}, concurrent_max=1)
+        return [Product(flow=Guestbook(node), service=calls, mounts=[Mount("echo", [""], echo)])]
+
+    certificate(tmp_path)
+    monkeypatch.setattr("switch.app.build", build)
+    config = load(tmp_path, '[tls.http]\ncert = "cert.pem"\nkey = "key.pem"\n')
+    app = App(config, MASTER, followers=False)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    client.set_ciphers("ALL:@SECLEVEL=0")
+    client.minimum_version = client.maximum_version = version
+    async with trio.open_nursery() as nursery:
+        addresses = await nursery.start(partial(app.run, on_ready=lambda addresses: None))
+        stream = await trio.open_tcp_stream(*addresses["http"])
+        tls = trio.SSLStream(stream, client, server_hostname="localhost", https_compatible=True)
+        if good:
+            await tls.do_handshake()
+            await tls.send_all(b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await tls.receive_some(4096)).startswith(b"HTTP/1.1 200")
+        else:
+            with pytest.raises(trio.BrokenResourceError):
+                await tls.do_handshake()
+        await trio.aclose_forcefully(stream)
+        app.stop.set()

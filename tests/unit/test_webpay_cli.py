@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from switch.cli import root
 from switch.cli import setup as made
+from switch.products.webpay_shop import ORDERS
+from switch.web.webpay_orders import Orders
 from tests.webpay_shops import private_pem, public, public_pem, vectors
 
 CHECK_MAC = vectors()["check_mac"]
@@ -217,3 +219,28 @@ def test_doctor_finds_what_is_missing(tmp_path: Path, node: Path) -> None:
     run("webpay", "key", "add", "webpay-101", pem(tmp_path, "sim_webpay_4096"), "-c", node)
     assert run("webpay", "doctor", "-c", node).exit_code == 0
     assert public("sim_webpay_4096").key_size == 4096
+
+
+def test_wp_52_reconciliation_finds_paid_orders_of_reversed_sales(
+    tmp_path: Path, node: Path
+) -> None:
+    case = next(c for c in ROUND_TRIPS if c["kit_reply_message"] == "ERR")
+    code, order = case["merchant"], "OC123"
+    node.write_text(node.read_text() + f'\n[webpay_shop."{code}"]\nkey = "m"\n')
+    run("webpay", "key", "add", "webpay-101", pem(tmp_path, case["verify_with"]), "-c", node)
+    orders = Orders(node.parent / "data" / ORDERS)
+    orders.create(code, order, "10000")
+    result = dict(pair.split("=", 1) for pair in case["message"].split("#"))
+    verdict = orders.decide(code, result, case["tbk_mac"], mac_good=True, clock=lambda: 0.0)
+    assert verdict.accepted
+    line = case["bitacora_line"].encode("latin-1")
+    (tmp_path / "forged.log").write_bytes(line.replace(b"OC123", b"OC124"))
+    assert run("webpay", "reconcile", code, tmp_path / "forged.log", "-c", node).exit_code == 0
+    (tmp_path / "b.log").write_bytes(line)
+    done = run("webpay", "reconcile", code, tmp_path / "b.log", "-c", node, "--json")
+    assert (json.loads(done.stdout), done.exit_code) == ([{"order": order}], 1)
+    stored = orders.order(code, order)
+    assert stored is not None
+    assert stored.state == "DISPUTED"
+    assert run("webpay", "reconcile", code, tmp_path / "none", "-c", node).exit_code == 2
+    assert run("webpay", "reconcile", "1", tmp_path / "b.log", "-c", node).exit_code == 1

@@ -1,0 +1,73 @@
+"""TransfiYa's small parts: the start-up self-test, amounts of any text, JSON numbers, curve points."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocols.transfiya import (
+    BodyError,
+    SigningKey,
+    check_iou,
+    decode,
+    ecdsa,
+    eddsa,
+    handle,
+    self_test,
+    stable,
+)
+from protocols.transfiya.stable import DEPTH_MAX, es_number
+
+
+def test_the_digest_tests_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    self_test()
+    monkeypatch.setattr(handle, "ripemd160", lambda data: bytes(20))
+    with pytest.raises(RuntimeError, match="RIPEMD"):
+        self_test()
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_numbers_come_back(value: float) -> None:
+    text = es_number(value)
+    assert float(text) == value
+    assert not text.endswith(".0")
+
+
+@given(st.recursive(st.none() | st.booleans() | st.text() | st.integers(-(2**53) + 1, 2**53 - 1),
+                    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))  # fmt: skip
+def test_stable_json_says_the_same(value: object) -> None:
+    assert json.loads(stable(value)) == value
+    assert stable(json.loads(stable(value))) == stable(value)
+
+
+def test_depth_and_surrogates() -> None:
+    good = b"[" * DEPTH_MAX + b"]" * DEPTH_MAX
+    assert decode(good)
+    for body in (b"[" + good + b"]", b'"\\ud800"', b"\xff", b"{", b"[" * 100_000):
+        with pytest.raises(BodyError):
+            decode(body)
+
+
+@given(st.binary(min_size=1, max_size=32), st.binary(max_size=100))
+def test_short_secrets_sign_as_verified(secret: bytes, message: bytes) -> None:
+    key = SigningKey(secret, allow_short=True)
+    assert eddsa.verify(key.public, message, key.sign(message))
+    assert not eddsa.verify(key.public, message + b"x", key.sign(message))
+
+
+@given(st.binary(max_size=80), st.binary(max_size=70), st.binary(min_size=32, max_size=32))
+def test_any_bytes_are_no_signature(signature: bytes, public: bytes, digest: bytes) -> None:
+    assert not ecdsa.verify(public, digest, signature)
+    assert not eddsa.verify(public, digest, signature)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.text(max_size=5) | st.integers(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+)
+
+
+@given(st.fixed_dictionaries({}, optional={"hash": JSON, "data": JSON, "meta": JSON}))
+def test_any_value_is_judged(value: object) -> None:
+    assert check_iou(value) == "iou-schema"
