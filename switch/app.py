@@ -54,6 +54,10 @@ BACKLOG = 4096
 GC_THRESHOLDS = (50_000, 20, 50)
 SNAPSHOT_CHECK_S = 10.0
 OTHER_FILES = 200  # beside the connections: journal, listeners, pipes, HTTP
+# A nice process ends its slice of some 3 ms before the thread that writes the journal gets the core;
+# an idle one makes way at once, but on a machine without idle time it never comes to its end.
+IDLE = ("chrt", "--idle", "0")
+NICE = ("nice", "-n", "19")
 FOLLOWER_PAUSE_S = 5.0
 FOLLOWER_PAUSE_S_MAX = 300.0
 NOBODY = "nobody"  # whose key is unsealed where a sign-on names no peer
@@ -367,7 +371,7 @@ class App:
 
     async def _projector(self) -> None:
         # It is told whose child it is: a node killed while it starts would leave it behind.
-        await self._follower("project", "--follow", "--parent", str(os.getpid()))
+        await self._follower(IDLE, "project", "--follow", "--parent", str(os.getpid()))
 
     async def _snapshots(self) -> None:
         """Make a snapshot in another process whenever the journal has grown enough."""
@@ -378,18 +382,11 @@ class App:
             await trio.sleep(SNAPSHOT_CHECK_S)
             if journal.written_bytes - last >= self.config.journal.snapshot_every_bytes:
                 last = journal.written_bytes
-                await self._follower("snapshot", "--json")
+                await self._follower(NICE, "snapshot", "--json")
 
-    async def _follower(self, *arguments: str) -> None:
-        """Run one of our own commands where no one else wants the CPU; its end is never ours.
-
-        Niceness is not enough: a nice process still ends its slice of some 3 ms before the thread
-        that writes the journal gets the core. An idle one makes way at once.
-        """
-        command = [
-            "chrt", "--idle", "0", sys.executable, "-m", "switch", *arguments,
-            "-c", str(self.config.path),
-        ]  # fmt: skip
+    async def _follower(self, way: tuple[str, ...], *arguments: str) -> None:
+        """Run one of our own commands behind all others; its end is never the node's end."""
+        command = [*way, sys.executable, "-m", "switch", *arguments, "-c", str(self.config.path)]
         pause_s = FOLLOWER_PAUSE_S
         while not self.stop.is_set():
             process = await trio.run_process(

@@ -34,14 +34,14 @@ def decode(body: bytes) -> Any:
 
 
 def _check_depth(value: Any) -> None:
-    level = [value]
-    for _ in range(DEPTH_MAX + 1):
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(DEPTH_MAX):
         level = [
             inner
             for outer in level
             for inner in (outer.values() if isinstance(outer, dict) else outer)
             if isinstance(inner, dict | list)
-        ] if level and isinstance(level[0], dict | list) else []  # fmt: skip
+        ]
         if not level:
             return
     raise BodyError("nested too deep")

@@ -194,6 +194,7 @@ class Network:
         self.noise = False
         self.clock_offset_s = 0.0
         self.continue_s = CONTINUE_S
+        self.refund_s = CONTINUE_S
         self.bank_tries = BANK_TRIES
         self.answer_s = ANSWER_S
         self.deny_source: Callable[[Transfer], bool] = lambda transfer: False
@@ -344,7 +345,8 @@ class Network:
         transfer.awaited = bank.id
         if endpoint == "debit" and self.deny_source(transfer):
             raise _Failure(123, "stopped")
-        with trio.move_on_after(self.continue_s):
+        limit_s = self.refund_s if transfer.reversing else self.continue_s
+        with trio.move_on_after(limit_s):
             answer = await self._post(bank, endpoint, self._told(transfer), transfer)
             if self._status(answer) == "COMPLETED":
                 return  # a synchronous bank
@@ -456,7 +458,9 @@ class Network:
         """Call a bank, a few times where it does not answer; returns its good answer."""
         for fault in self._take(endpoint, transfer.tx_ref):
             if fault.kind in ("duplicate", "other"):
-                copy = {**value, "amount": "1.11"} if fault.kind == "other" else value
+                copy = decode(encode(value))  # as it is now: the record itself goes on changing
+                if fault.kind == "other":
+                    copy["amount"] = "1.11"
                 assert self._nursery is not None
                 self._nursery.start_soon(self._later, bank, endpoint, copy, fault.value or 0.0)
             elif fault.kind == "delay":

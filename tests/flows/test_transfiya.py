@@ -68,6 +68,7 @@ def moved(house: House, amount_minor: int) -> None:
 async def credit(house: House) -> tuple[House, Transfer, Any]:
     """A whole transfer, its DOWNLOAD's create taking a while."""
     house.network.faults.append(Fault("create", "delay", skip=1, value=1.5))
+    await house.pause(1.7)
     transfer = await house.pay("100.50")
     assert transfer.status == "COMPLETED"
     [created] = [v for _, v in sent(house, "create") if v["labels"]["type"] == "DOWNLOAD"]

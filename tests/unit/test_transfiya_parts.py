@@ -1,4 +1,4 @@
-"""TransfiYa's small parts: the start-up self-test, amounts of any text, JSON numbers, curve points."""
+"""TransfiYa in small: the self-test at the start, JSON of any value, signatures of any bytes."""
 
 import json
 
