@@ -41,7 +41,7 @@ demo: $(VENV)/native
 # some tests ask what others' packages say, lies in the venv.
 test: export PATH := $(CURDIR)/$(BIN):$(PATH)
 test: $(VENV)/native $(VENV)/test
-	@sh tools/system-packages browser
+	@sh tools/browser-package
 	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not alone"
 	$(PY) -m pytest -m alone
 
@@ -140,7 +140,6 @@ $(VENV)/native: $(VENV)/installed $(NATIVE)
 	@touch $@
 
 $(VENV)/test: $(VENV)/installed
-	@sh tools/browser-package
 	$(EXTRA) test | $(BIN)/pip install -q --disable-pip-version-check -r /dev/stdin
 	@touch $@
 

@@ -54,7 +54,7 @@ BACKLOG = 4096
 GC_THRESHOLDS = (50_000, 20, 50)
 SNAPSHOT_CHECK_S = 10.0
 OTHER_FILES = 200  # beside the connections: journal, listeners, pipes, HTTP
-# A nice process ends its slice of some 3 ms before the thread that writes the journal gets the core;
+# A nice process ends its slice of some 3 ms before the thread that writes the journal gets a core;
 # an idle one makes way at once, but on a machine without idle time it never comes to its end.
 IDLE = ("chrt", "--idle", "0")
 NICE = ("nice", "-n", "19")

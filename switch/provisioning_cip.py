@@ -17,7 +17,7 @@ from switch.flows.cip_book import CipBook, CipRefusal
 from switch.flows.cip_records import Application, ReportRun, User
 from switch.flows.cip_reports import utc_text
 from switch.flows.cip_sources import LedgerSource, SimulatedSource
-from switch.flows.step import Step
+from switch.flows.step import Arm, Call, Disarm, Step
 from switch.node import Node
 from switch.ops.keys import MasterKey
 from switch.sections.cip import CipApplication, application_findings
@@ -94,6 +94,7 @@ class CipCommands:
         application = _told(lambda: self._book.add_application(step, id, section))
         self._audit(step, "cip.app.add", id)
         self._flow.applications_changed(step, application)
+        self._leave_calls(step)
         return {"application": id, "app_no": application.app_no}
 
     def cip_app_set(self, step: Step, id: str, values: dict[str, Any]) -> Answer:
@@ -108,6 +109,7 @@ class CipCommands:
         _told(lambda: self._book.configure(step, {id: section}))
         self._audit(step, "cip.app.set", id, ",".join(sorted(values)))
         self._flow.applications_changed(step, application)
+        self._leave_calls(step)
         return _shown_application(application)
 
     def cip_app_list(self, step: Step) -> list[Answer]:
@@ -210,12 +212,14 @@ class CipCommands:
         if run is None:
             raise ValueError("this moment has its report already")
         self._audit(step, "cip.report.run", application, run.id)
+        self._leave_calls(step)
         return shown_run(run)
 
     def cip_report_send(self, step: Step, run: str) -> Answer:
         """Send a run again, under a new id."""
         repeat = _told(lambda: self._flow.reports.repeat(step, run))
         self._audit(step, "cip.report.send", repeat.application, repeat.id)
+        self._leave_calls(step)
         return shown_run(repeat)
 
     def cip_report_list(self, step: Step, application: str) -> list[Answer]:
@@ -223,6 +227,14 @@ class CipCommands:
         return [shown_run(run) for run in self._flow.reports.runs(application)]
 
     # ---- common
+
+    def _leave_calls(self, step: Step) -> None:
+        """On a node that does not play the product nobody makes calls: the next start repeats what
+        is owed, and arms its timers."""
+        if self._own is not None:
+            step.effects[:] = [
+                effect for effect in step.effects if not isinstance(effect, Call | Arm | Disarm)
+            ]
 
     def _application(self, name: str) -> Application:
         found = self._book.application(name)

@@ -58,7 +58,7 @@ class TransfiyaCommands:
     def transfiya_key_list(self, step: Step) -> list[Answer]:
         return [
             {"key": key.name, "public": key.public.hex(), "handle": key.handle}
-            for key in sorted(self._directory().keys(), key=lambda key: str(key.name))
+            for key in sorted(self._directory().signing_keys(), key=lambda key: str(key.name))
         ]
 
     def transfiya_signer_add(

@@ -301,7 +301,7 @@ class Directory:
         raw = self._records.get(KEYS, name_key(name))
         return None if raw is None else _decode_key(raw)
 
-    def keys(self) -> list[KeyRecord]:
+    def signing_keys(self) -> list[KeyRecord]:
         return [_decode_key(raw) for _, raw in self._records.items(KEYS)]
 
     def put_key(self, key: KeyRecord) -> None:

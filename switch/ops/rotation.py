@@ -21,6 +21,7 @@ from switch.flows import cip_records
 from switch.flows import operations as ops
 from switch.flows.registry import Card, Cashier, Host, Network, PeerKeyRecord, Registry, Terminal
 from switch.flows.shifts import staff_aad
+from switch.flows.transfiya_records import Directory, key_owner
 from switch.journal.store import StateError, Store
 from switch.ops.host_keys import key_sets
 from switch.ops.key_store import KeyStore
@@ -130,6 +131,10 @@ class _Rotation:
         for key, sealed in list(self._records.items(cip_records.SECRETS)):
             again = self._resealed(sealed, "product-keys", key.decode())
             self._records.put(cip_records.SECRETS, key, again)
+        signing = Directory(self._records)
+        for own in signing.signing_keys():
+            own.sealed = self._resealed(own.sealed, "peer-keys", key_owner(own.name))
+            signing.put_key(own)
         for purpose in RETAINED:
             self._retain(purpose)
         self._records.put(ops.META, CHECK, self._new.check_value.encode())

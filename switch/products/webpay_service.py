@@ -92,7 +92,9 @@ class WebpayService:
         self._pan_key = pan_key(root)
         self._one_writer = trio.CapacityLimiter(1)
         self._disk = trio.CapacityLimiter(1)
-        self._lines: list[str] = []  # payments whose line is durable and not on disk
+        # Payments whose line is durable and not on disk: first those that a stop left over. What
+        # is concluded after this comes as a call, when it is durable.
+        self._lines = flow.lines_after(writer.number)
         self._lines_due = trio.Event()
         self.notifier = Notifier(config, node, flow, rsa)
         limits = config.webpay.limits
@@ -393,8 +395,6 @@ class WebpayService:
     # ---- Bitácora
 
     async def _write_lines(self) -> None:
-        number = self._writer.number  # what a stop left over goes first
-        self._lines[:0] = self._flow.lines_after(number)
         self._lines_due.set()
         while True:
             await self._lines_due.wait()

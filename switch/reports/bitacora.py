@@ -77,7 +77,8 @@ class BitacoraWriter:
         Raises:
             OSError: a file cannot be written, such as on a full disk: given again, they go on.
         """
-        todo = sorted((x for x in lines if x.number > self.number), key=lambda x: x.number)
+        new = {line.number: line for line in lines if line.number > self.number}
+        todo = [new[number] for number in sorted(new)]
         for at in range(0, len(todo), BATCH_LINES):
             self._batch(todo[at : at + BATCH_LINES])
 

@@ -167,7 +167,9 @@ class Transfiya(msgspec.Struct, frozen=True):
     requests_max: Annotated[int, _int(1, 4096, "requests under way; one more is answered 503")] = (
         512
     )
-    bank: Annotated[tuple[Bank, ...], Meta(max_length=BANKS_MAX)] = ()
+    bank: Annotated[
+        tuple[Bank, ...], Meta(max_length=BANKS_MAX, description="the banks, one table each")
+    ] = ()
 
     @property
     def enabled(self) -> bool:

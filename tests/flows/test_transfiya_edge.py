@@ -15,7 +15,9 @@ from switch import config as configuration
 from switch.config import ConfigError
 from switch.flows.transfiya_records import Directory
 from switch.node import Node
+from switch.ops.keys import MasterKey
 from switch.ops.metrics import Metrics
+from switch.ops.rotation import rotate
 from switch.products.transfiya import build
 from switch.products.transfiya_enrolment import add_key
 from switch.provisioning import ProvisioningError
@@ -222,6 +224,18 @@ def test_ty_53_a_short_secret(tmp_path: Path, allowed: bool) -> None:
     assert signed["meta"]["signatures"][0]["string"] == theirs
     assert check_iou(signed) == "ok"
     assert handle_of(SigningKey(secret, allow_short=True).public) == found["handle"]
+
+
+def test_keys_outlive_a_rotation_of_the_master_key(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    config = house.rojo.config
+    file = config.file(config.node.master_key_file)
+    file.write_text(bytes(range(32)).hex() + "\n")
+    file.chmod(0o600)
+    rotate(config)
+    node = Node(config, MasterKey.load(file, {}), _Standing(), config.data)
+    node.open(lambda: build(node, None) and None)
+    node.close()
 
 
 async def test_ty_57_no_room_for_new_work(tmp_path: Path, clock: Clock) -> None:
