@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -150,7 +151,9 @@ class App:
             lasting.start_soon(self._settle)
             lasting.start_soon(self._pump.run)
             lasting.start_soon(self._timers)
-            own = {name: self.config.file(tls.cert) for name, tls in self.config.tls.items()}
+            own: dict[str, Path] = {
+                name: self.config.file(tls.cert) for name, tls in self.config.tls.items()
+            }
             lasting.start_soon(certificates.watch, self.node, own)
             if self._followers:
                 lasting.start_soon(self._projector)

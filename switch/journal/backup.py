@@ -1,9 +1,10 @@
 """Copies of a data directory: consistent, complete, provable; of a running node, too.
 
-A backup is a directory of the same form (`journal/`, `snapshot-*.trn`), with a manifest that names
-its end and the SHA-256 of every file. Only whole groups are copied: of the last segment no byte
-beyond the group that was last when the copy got there. The master key is not in it, and without
-that key a backup says nothing to anybody: keep it elsewhere.
+A backup is a directory of the same form (`journal/`, `snapshot-*.trn`, `keys/`), with a manifest
+that names its end and the SHA-256 of every file. Only whole groups are copied: of the last
+segment no byte beyond the group that was last when the copy got there. The key pairs of products
+come along, their private parts sealed. The master key is not in it, and without that key a backup
+says nothing to anybody: keep it elsewhere.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from switch.journal import snapshot
 
 MANIFEST: Final = "manifest.json"
 JOURNAL: Final = "journal"
+KEYS: Final = "keys"
 FORM: Final = 1
 COPY_BYTES: Final = 1 << 20
 
@@ -85,11 +87,13 @@ def backup(
     first, end = _walk(journal)
     parts = [(path, path.name, path.stat().st_size) for path in snapshots]
     parts += _segments(journal, first, end)
+    parts += _keys(directory)
     total = sum(size for _, _, size in parts)
     done = 0
     made: list[File] = []
     (target / JOURNAL).mkdir(mode=0o700, parents=True)
     for source, name, size in parts:
+        (target / name).parent.mkdir(mode=0o700, exist_ok=True)
         made.append(File(name, size, _copy(source, target / name, size)))
         done += size
         progress(done, total)
@@ -119,6 +123,7 @@ def restore(
     try:
         for file in manifest.files:
             made.append(directory / file.name)
+            made[-1].parent.mkdir(mode=0o700, exist_ok=True)
             if _copy(source / file.name, made[-1], file.bytes) != file.sha256:
                 raise BackupError(f"{source / file.name} is not what the manifest says")
             done += file.bytes
@@ -127,7 +132,9 @@ def restore(
     except BaseException:
         for path in made:
             path.unlink(missing_ok=True)
-        (directory / JOURNAL).rmdir()
+        for name in (JOURNAL, KEYS):
+            if (directory / name).is_dir():
+                (directory / name).rmdir()
         if not existed:
             directory.rmdir()
         raise
@@ -147,7 +154,7 @@ def read_manifest(source: Path) -> Manifest:
     for file in manifest.files:
         # A manifest may come from anywhere: it must not name files outside its directory.
         parts = file.name.split("/")
-        expected = (len(parts) == 2 and parts[0] == JOURNAL) or len(parts) == 1
+        expected = (len(parts) == 2 and parts[0] in (JOURNAL, KEYS)) or len(parts) == 1
         if not expected or not all(p and not p.startswith(".") and "\0" not in p for p in parts):
             raise BackupError(f"{source / MANIFEST} names a file that is none of a backup")
     return manifest
@@ -196,6 +203,14 @@ def _segments(journal: str, first: int, end: Position) -> list[tuple[Path, str, 
     return found
 
 
+def _keys(directory: Path) -> list[tuple[Path, str, int]]:
+    """As `_segments`, of the key store; what a write has left half done is no key."""
+    paths = sorted(
+        path for suffix in ("key", "pub") for path in (directory / KEYS).glob(f"*.{suffix}")
+    )
+    return [(path, f"{KEYS}/{path.name}", path.stat().st_size) for path in paths]
+
+
 def _copy(source: Path, target: Path, size: int) -> str:
     """Copy the first `size` bytes, durably; returns their SHA-256."""
     digest = hashlib.sha256()
@@ -230,7 +245,9 @@ def _private(path: str, flags: int) -> int:
 
 
 def _sync_directories(directory: Path) -> None:
-    for path in (directory / JOURNAL, directory, directory.parent):
+    for path in (directory / JOURNAL, directory / KEYS, directory, directory.parent):
+        if not path.is_dir():
+            continue
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(fd)

@@ -3,7 +3,7 @@
     1  the new key has a file of its own, durable
     2  its check value is noted in the data: from here on no node starts on them
     3  peer keys, keys of hosts and seeds are sealed under it, in groups of the journal
-    4  its check value becomes that of the data, and the note goes; then the key store's files follow
+    4  its check value becomes that of the data, and the note goes; the key store's files follow
     5  its file takes the place of the old one, which is kept under another name
 
 Cut short anywhere, the same command goes on: a blob is opened under the old key or, where that was

@@ -17,8 +17,7 @@ from switch.cli.cip_world import APP, CUSTOMER, World, prepare, running
 from switch.simulators.cip_people import Customer
 
 pytestmark = pytest.mark.timeout(300)
-# The whole load profile needs a machine of its own.
-CUSTOMERS = 100 if os.environ.get("TRONCAL_TORTURE") == "1" else 20
+CUSTOMERS = 100
 SPREAD_S = 5.0
 MODES = ["full", *(["partial", "gateway"] if os.environ.get("TRONCAL_TORTURE") == "1" else [])]
 LIMIT_S = {"full": 9.0, "partial": 10.0, "gateway": 10.0}

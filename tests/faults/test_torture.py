@@ -18,6 +18,7 @@ SEED = int(os.environ.get("TRONCAL_SEED", "0")) or random.SystemRandom().randran
 ROUND_S = 15.0
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(240 + 2 * SECONDS)
 async def test_nothing_told_is_lost_and_nothing_done_twice(tmp_path: Path) -> None:
     print(f"TRONCAL_SEED={SEED}")
@@ -43,6 +44,7 @@ main()
 """
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 @pytest.mark.skipif("TRONCAL_TORTURE_S" not in os.environ, reason="part of `make torture`")
 async def test_a_role_that_forgets_what_it_owes_is_found_out(tmp_path: Path) -> None:

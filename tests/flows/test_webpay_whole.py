@@ -290,3 +290,9 @@ async def test_metrics_have_their_names(tmp_path: Path) -> None:
             assert f"\ntroncal_webpay_{name}" in text, name
         assert 'troncal_webpay_reversals_pending{authoriser="bank:emisor1"} 1.0' in text
         assert 'troncal_webpay_payments_total{cause="REJECTED",outcome="REVERSED"} 1.0' in text
+
+
+def test_a_line_given_twice_is_written_once(tmp_path: Path) -> None:
+    whole = lines(6)
+    right = written(tmp_path / "right", whole)
+    assert written(tmp_path / "twice", [*whole[3:], *whole, *whole[:2]]) == right

@@ -820,6 +820,7 @@ def test_backup_and_restore(cli: Cli, config: Config, tmp_path: Path) -> None:
     with_till(config, trade)
     cli("snapshot")
     cli("network", "add", "0034")
+    answer_of(cli("webpay", "key", "new", "webpay-101", "--json"))
     made = answer_of(cli("backup", "copy", "--json"))
     state = answer_of(cli("verify", "--json"))
     assert made["last_seq"] == state["last_seq"]
@@ -829,6 +830,9 @@ def test_backup_and_restore(cli: Cli, config: Config, tmp_path: Path) -> None:
         shutil.copy(config.path.parent / name, other / name)
     restored = answer_of(cli("restore", "copy", "-c", other / "troncal.toml", "--json"))
     assert (restored["last_seq"], restored["chain"]) == (made["last_seq"], made["chain"])
+    for kind in ("key", "pub"):  # the private part sealed, as it lies here
+        name = f"keys/webpay-101.{kind}"
+        assert (other / "data" / name).read_bytes() == (config.data / name).read_bytes()
     again = answer_of(cli("verify", "-c", other / "troncal.toml", "--json"))
     assert again["ledger_digest"] == state["ledger_digest"]
     assert again["records_digest"] == state["records_digest"]

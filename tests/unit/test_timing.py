@@ -27,6 +27,8 @@ from protocols.session import Acceptor, Initiator, PeerKey
 from switch.app import App
 from tests.house import MASTER, OTHER_TERMINAL, TERMINAL, House, Told
 
+pytestmark = pytest.mark.alone
+
 SAMPLES = 20_000 if os.environ.get("TRONCAL_FUZZ") else 1500
 TRIES = 4
 T_MIN = 5.0
