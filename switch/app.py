@@ -57,8 +57,7 @@ SNAPSHOT_CHECK_S = 10.0
 OTHER_FILES = 200  # beside the connections: journal, listeners, pipes, HTTP
 # A nice process ends its slice of some 3 ms before the thread that writes the journal gets a core;
 # an idle one makes way at once, but on a machine without idle time it never comes to its end.
-IDLE = ("chrt", "--idle", "0")
-NICE = ("nice", "-n", "19")
+WAYS = {"idle": ("chrt", "--idle", "0"), "nice": ("nice", "-n", "19")}
 FOLLOWER_PAUSE_S = 5.0
 FOLLOWER_PAUSE_S_MAX = 300.0
 NOBODY = "nobody"  # whose key is unsealed where a sign-on names no peer
@@ -374,7 +373,8 @@ class App:
 
     async def _projector(self) -> None:
         # It is told whose child it is: a node killed while it starts would leave it behind.
-        await self._follower(IDLE, "project", "--follow", "--parent", str(os.getpid()))
+        way = WAYS[self.config.node.followers]
+        await self._follower(way, "project", "--follow", "--parent", str(os.getpid()))
 
     async def _snapshots(self) -> None:
         """Make a snapshot in another process whenever the journal has grown enough."""
@@ -385,7 +385,7 @@ class App:
             await trio.sleep(SNAPSHOT_CHECK_S)
             if journal.written_bytes - last >= self.config.journal.snapshot_every_bytes:
                 last = journal.written_bytes
-                await self._follower(NICE, "snapshot", "--json")
+                await self._follower(WAYS["nice"], "snapshot", "--json")
 
     async def _follower(self, way: tuple[str, ...], *arguments: str) -> None:
         """Run one of our own commands behind all others; its end is never the node's end."""

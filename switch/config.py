@@ -166,6 +166,13 @@ class Node(msgspec.Struct, frozen=True):
     straight_through: Annotated[
         bool, _says("decide the common cash_out in native code where all roles share this process")
     ] = True
+    followers: Annotated[
+        Literal["idle", "nice"],
+        _says(
+            "how the projector runs; idle: only on CPU time nobody wants, so answers are even; "
+            "nice: on a machine that is never idle"
+        ),
+    ] = "idle"
     plaintext: Annotated[
         bool, _says("allow listeners outside loopback without TLS; the MAC hides nothing")
     ] = False

@@ -9,6 +9,9 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Both cores are busy here: read models would wait for idle time that does not come.
+os.environ.setdefault("TRONCAL_NODE_FOLLOWERS", "nice")
+
 FUZZ = int(os.environ.get("TRONCAL_FUZZ", "0") or 0)
 # Timing on a shared machine says nothing about the code, so no deadline and no health check of it.
 common = settings(deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
