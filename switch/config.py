@@ -502,13 +502,8 @@ class LinkSettings(msgspec.Struct, frozen=True):
         ),
     ] = ""
     de4_exponent: Annotated[
-        int | None,
-        Meta(
-            ge=0,
-            le=4,
-            description="decimal places of DE4 towards a bank; absent: those of the currency",
-        ),
-    ] = None
+        int, _int(-1, 4, "decimal places of DE4 towards a bank; -1: those of the currency")
+    ] = -1
     reversal: Annotated[
         Literal["0420", "0400"], _says("the message a bank takes reversals as; 0421, 0401 repeat")
     ] = "0420"
@@ -527,6 +522,11 @@ class LinkSettings(msgspec.Struct, frozen=True):
     late_keep: Annotated[
         int, _int(16, 1_000_000, "answered and expired requests kept to tell late answers by")
     ] = 4096
+
+    @property
+    def exponent(self) -> int | None:
+        """Decimal places of DE4 towards a bank; None: those of the currency."""
+        return None if self.de4_exponent < 0 else self.de4_exponent
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

@@ -168,7 +168,7 @@ class BankPort:
         return request_elements(
             message,  # type: ignore[arg-type]
             institution=settings.institution,
-            exponent=settings.de4_exponent,
+            exponent=settings.exponent,
             advice=advice,
             repeat=repeat,
             reversal=settings.reversal,

@@ -146,7 +146,7 @@ class BankAuthoriser:
         """What a 0210 comes to; an approval that cannot be reported as it is will be undone."""
         code = answer.host_code
         date = message.get("15", "")
-        asked = amount_text(payment.minor, payment.currency, self._port.settings.de4_exponent)
+        asked = amount_text(payment.minor, payment.currency, self._port.settings.exponent)
         respuesta = respuesta_of(code, overrides)
         auth_code = ""
         if code in UNREPORTABLE:
