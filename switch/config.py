@@ -24,6 +24,7 @@ from switch.limits import DeclarationRow, LimitRow, UnitRow
 from switch.routing import ROUTES_MAX, HostName, Route, TimeOfDay
 from switch.sections import cip, transfiya, webpay
 from switch.sections.cip import Cip
+from switch.sections.forms import File, says, span
 from switch.sections.transfiya import Transfiya
 from switch.sections.webpay import Code, Webpay, WebpayShop
 from switch.toml_reader import (
@@ -92,19 +93,6 @@ Name = Annotated[
         extra={"form": "1 to 32 letters, digits, '.', '_' or '-'"},
     ),
 ]
-File = Annotated[str, Meta(min_length=1, max_length=4096)]
-
-
-def _says(text: str) -> Meta:
-    return Meta(description=text)
-
-
-def _int(low: int, high: int, text: str) -> Meta:
-    return Meta(ge=low, le=high, description=text)
-
-
-def _seconds(low: float, high: float, text: str) -> Meta:
-    return Meta(ge=low, le=high, description=text)
 
 
 class Address(NamedTuple):
@@ -145,10 +133,10 @@ def parse_address(text: str) -> Address:
 class Node(msgspec.Struct, frozen=True):
     """This node: what it is, what it plays, where it keeps things."""
 
-    name: Annotated[Name, _says("name of the node, in logs and metrics")] = "troncal"
-    data: Annotated[File, _says("data directory, relative to this file")] = "data"
-    zone: Annotated[str, _says("time zone of business dates")] = "America/Asuncion"
-    roles: Annotated[tuple[Role, ...], _says("roles this process plays")] = (
+    name: Annotated[Name, says("name of the node, in logs and metrics")] = "troncal"
+    data: Annotated[File, says("data directory, relative to this file")] = "data"
+    zone: Annotated[str, says("time zone of business dates")] = "America/Asuncion"
+    roles: Annotated[tuple[Role, ...], says("roles this process plays")] = (
         "red",
         "sicoop",
         "ceibo",
@@ -157,50 +145,50 @@ class Node(msgspec.Struct, frozen=True):
         "cip",
     )
     simulator: Annotated[
-        bool, _says("magic amounts and documents choose behaviour; for tests only")
+        bool, says("magic amounts and documents choose behaviour; for tests only")
     ] = False
     cashiers: Annotated[
-        Literal["open", "listed"], _says("open: any cashier number; listed: only those added")
+        Literal["open", "listed"], says("open: any cashier number; listed: only those added")
     ] = "open"
-    shift_hours: Annotated[int, _int(1, 24, "a cashier's shift ends by itself after this")] = 12
+    shift_hours: Annotated[int, span(1, 24, "a cashier's shift ends by itself after this")] = 12
     straight_through: Annotated[
-        bool, _says("decide the common cash_out in native code where all roles share this process")
+        bool, says("decide the common cash_out in native code where all roles share this process")
     ] = True
     followers: Annotated[
         Literal["idle", "nice"],
-        _says(
+        says(
             "how the projector runs; idle: only on CPU time nobody wants, so answers are even; "
             "nice: on a machine that is never idle"
         ),
     ] = "idle"
     plaintext: Annotated[
-        bool, _says("allow listeners outside loopback without TLS; the MAC hides nothing")
+        bool, says("allow listeners outside loopback without TLS; the MAC hides nothing")
     ] = False
     master_key_file: Annotated[
-        File, _says("file of the master key (hex), mode 0600, relative to this file")
+        File, says("file of the master key (hex), mode 0600, relative to this file")
     ] = "master.key"
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], _says("least level logged")
+        Literal["debug", "info", "warning", "error"], says("least level logged")
     ] = "info"
 
 
 class Listen(msgspec.Struct, frozen=True):
     """Listeners, HOST:PORT each; all on loopback until configured otherwise."""
 
-    terminals: Annotated[HostPort, _says("cashier terminals")] = "127.0.0.1:7001"
-    sicoop: Annotated[HostPort, _says("networks")] = "127.0.0.1:7002"
-    ceibo: Annotated[HostPort, _says("ISO 8583 hosts")] = "127.0.0.1:7003"
-    http: Annotated[HostPort, _says("public HTTP")] = "127.0.0.1:8080"
-    ops: Annotated[HostPort, _says("/metrics, /healthz, /readyz")] = "127.0.0.1:9090"
+    terminals: Annotated[HostPort, says("cashier terminals")] = "127.0.0.1:7001"
+    sicoop: Annotated[HostPort, says("networks")] = "127.0.0.1:7002"
+    ceibo: Annotated[HostPort, says("ISO 8583 hosts")] = "127.0.0.1:7003"
+    http: Annotated[HostPort, says("public HTTP")] = "127.0.0.1:8080"
+    ops: Annotated[HostPort, says("/metrics, /healthz, /readyz")] = "127.0.0.1:9090"
 
 
 class Tls(msgspec.Struct, frozen=True):
     """TLS of one listener; paths relative to this file."""
 
-    cert: Annotated[File, _says("certificate chain, PEM")]
-    key: Annotated[File, _says("its private key, PEM, without a password")]
+    cert: Annotated[File, says("certificate chain, PEM")]
+    key: Annotated[File, says("its private key, PEM, without a password")]
     client_ca: Annotated[
-        Pem, _says("authorities whose client certificates are demanded; empty: none are")
+        Pem, says("authorities whose client certificates are demanded; empty: none are")
     ] = ""
 
 
@@ -208,43 +196,43 @@ class Http(msgspec.Struct, frozen=True):
     """The HTTP listener of the products; each product's part of it has bounds of its own."""
 
     connections_max: Annotated[
-        int, _int(1, 65_536, "open connections; one more is answered 503 and closed")
+        int, span(1, 65_536, "open connections; one more is answered 503 and closed")
     ] = 2048
-    body_bytes_max: Annotated[int, _int(1024, 1 << 26, "longest body of a request")] = 1 << 20
-    header_bytes_max: Annotated[int, _int(1024, 1 << 18, "request line and headers")] = 16 << 10
-    request_s: Annotated[float, _seconds(1, 300, "an answer begins within this, or is 503")] = 60.0
-    idle_s: Annotated[float, _seconds(1, 300, "a connection without a request is closed")] = 15.0
+    body_bytes_max: Annotated[int, span(1024, 1 << 26, "longest body of a request")] = 1 << 20
+    header_bytes_max: Annotated[int, span(1024, 1 << 18, "request line and headers")] = 16 << 10
+    request_s: Annotated[float, span(1, 300, "an answer begins within this, or is 503")] = 60.0
+    idle_s: Annotated[float, span(1, 300, "a connection without a request is closed")] = 15.0
 
 
 class Session(msgspec.Struct, frozen=True):
     """Framed sessions with terminals and networks, and bounds of all connections."""
 
-    frame_bytes_max: Annotated[int, _int(2048, 65535, "longest frame accepted")] = 8192
+    frame_bytes_max: Annotated[int, span(2048, 65535, "longest frame accepted")] = 8192
     max_in_flight: Annotated[
-        int, _int(1, 1024, "unanswered requests per session; above it nothing more is read")
+        int, span(1, 1024, "unanswered requests per session; above it nothing more is read")
     ] = 64
-    heartbeat_s: Annotated[int, _int(1, 3600, "echo after this silence; dead after twice it")] = 30
-    sign_on_s: Annotated[int, _int(1, 60, "a new connection signs on within this")] = 10
-    network_sessions_max: Annotated[int, _int(1, 64, "sessions a network may have at once")] = 8
+    heartbeat_s: Annotated[int, span(1, 3600, "echo after this silence; dead after twice it")] = 30
+    sign_on_s: Annotated[int, span(1, 60, "a new connection signs on within this")] = 10
+    network_sessions_max: Annotated[int, span(1, 64, "sessions a network may have at once")] = 8
     connections_max: Annotated[
-        int, _int(1, 100_000, "connections of a listener at once; one more is closed")
+        int, span(1, 100_000, "connections of a listener at once; one more is closed")
     ] = 12_000
     outbox_bytes_max: Annotated[
-        int, _int(1 << 16, 1 << 26, "unsent bytes per connection; above it it is closed")
+        int, span(1 << 16, 1 << 26, "unsent bytes per connection; above it it is closed")
     ] = 1 << 20
-    drain_s: Annotated[int, _int(0, 10, "SIGTERM waits this long for work in flight")] = 10
-    clock_tolerance_s: Annotated[int, _int(1, 600, "a request's sent_at may be off by this")] = 60
+    drain_s: Annotated[int, span(0, 10, "SIGTERM waits this long for work in flight")] = 10
+    clock_tolerance_s: Annotated[int, span(1, 600, "a request's sent_at may be off by this")] = 60
 
 
 class Budgets(msgspec.Struct, frozen=True):
     """How long each hop waits for the next; each shorter than the one before it."""
 
-    terminal_s: Annotated[int, _int(1, 300, "a terminal waits for red")] = 30
-    red_s: Annotated[int, _int(1, 300, "red waits for sicoop")] = 25
-    sicoop_s: Annotated[int, _int(1, 300, "sicoop waits for ceibo")] = 15
-    ceibo_s: Annotated[int, _int(1, 300, "ceibo answers within this, or not at all")] = 8
+    terminal_s: Annotated[int, span(1, 300, "a terminal waits for red")] = 30
+    red_s: Annotated[int, span(1, 300, "red waits for sicoop")] = 25
+    sicoop_s: Annotated[int, span(1, 300, "sicoop waits for ceibo")] = 15
+    ceibo_s: Annotated[int, span(1, 300, "ceibo answers within this, or not at all")] = 8
     confirm_s: Annotated[
-        int, _int(1, 3600, "sicoop asks for the state when no confirmation came in this time")
+        int, span(1, 3600, "sicoop asks for the state when no confirmation came in this time")
     ] = 60
 
 
@@ -252,89 +240,87 @@ class Journal(msgspec.Struct, frozen=True):
     """The journal: nothing is answered before it is durable in it."""
 
     segment_bytes: Annotated[
-        int, _int(1 << 20, 1 << 30, "size of a segment file, a multiple of 4096")
+        int, span(1 << 20, 1 << 30, "size of a segment file, a multiple of 4096")
     ] = 64 << 20
     group_bytes_max: Annotated[
-        int, _int(1 << 16, 1 << 26, "largest group committed at once; less than a segment")
+        int, span(1 << 16, 1 << 26, "largest group committed at once; less than a segment")
     ] = 8 << 20
-    direct: Annotated[bool, _says("O_DIRECT where the file system allows it, else fdatasync")] = (
-        True
-    )
+    direct: Annotated[bool, says("O_DIRECT where the file system allows it, else fdatasync")] = True
     snapshot_every_bytes: Annotated[
-        int, _int(1 << 20, 1 << 40, "a snapshot after this much journal")
+        int, span(1 << 20, 1 << 40, "a snapshot after this much journal")
     ] = 1 << 30
     segments_kept: Annotated[
-        int, _int(0, 1_000_000, "segments kept that no snapshot needs any more")
+        int, span(0, 1_000_000, "segments kept that no snapshot needs any more")
     ] = 16
     digest_every_groups: Annotated[
-        int, _int(1, 1_000_000, "a digest of the state is recorded every so many groups")
+        int, span(1, 1_000_000, "a digest of the state is recorded every so many groups")
     ] = 1024
     retention_h: Annotated[
-        int, _int(1, 720, "idempotency keys and closed holds stay this long")
+        int, span(1, 720, "idempotency keys and closed holds stay this long")
     ] = 72
     reserve_bytes: Annotated[
-        int, _int(1 << 16, 1 << 30, "space kept for confirmations and reversals of open work")
+        int, span(1 << 16, 1 << 30, "space kept for confirmations and reversals of open work")
     ] = 1 << 20
 
 
 class Ledger(msgspec.Struct, frozen=True):
     """Bounds of the state in memory; reaching one refuses new work (91), never old."""
 
-    accounts_max: Annotated[int, _int(1000, 100_000_000, "accounts")] = 1_000_000
-    holds_max: Annotated[int, _int(1000, 100_000_000, "holds, open and remembered")] = 2_000_000
-    keys_max: Annotated[int, _int(1000, 100_000_000, "idempotency keys remembered")] = 2_000_000
+    accounts_max: Annotated[int, span(1000, 100_000_000, "accounts")] = 1_000_000
+    holds_max: Annotated[int, span(1000, 100_000_000, "holds, open and remembered")] = 2_000_000
+    keys_max: Annotated[int, span(1000, 100_000_000, "idempotency keys remembered")] = 2_000_000
     records_bytes_max: Annotated[
-        int, _int(1 << 20, 1 << 35, "operations and registry in memory")
+        int, span(1 << 20, 1 << 35, "operations and registry in memory")
     ] = 1 << 30
 
 
 class Tokens(msgspec.Struct, frozen=True):
     """One-time codes of the cards (código semilla): defaults of a new card, and attempts."""
 
-    mode: Annotated[Literal["totp", "ocra", "vale"], _says("kind of code")] = "totp"
-    digits: Annotated[int, _int(6, 8, "length of a TOTP code")] = 6
-    algorithm: Annotated[Literal["sha256", "sha1"], _says("hash of TOTP")] = "sha256"
-    step_s: Annotated[int, _int(30, 300, "length of a TOTP step")] = 60
-    back: Annotated[int, _int(0, 10, "past steps accepted")] = 2
-    forward: Annotated[int, _int(0, 10, "future steps accepted")] = 1
+    mode: Annotated[Literal["totp", "ocra", "vale"], says("kind of code")] = "totp"
+    digits: Annotated[int, span(6, 8, "length of a TOTP code")] = 6
+    algorithm: Annotated[Literal["sha256", "sha1"], says("hash of TOTP")] = "sha256"
+    step_s: Annotated[int, span(30, 300, "length of a TOTP step")] = 60
+    back: Annotated[int, span(0, 10, "past steps accepted")] = 2
+    forward: Annotated[int, span(0, 10, "future steps accepted")] = 1
     probe: Annotated[
-        int, _int(0, 60, "steps either way tried only to tell an expired code from a wrong one")
+        int, span(0, 60, "steps either way tried only to tell an expired code from a wrong one")
     ] = 15
     max_cards: Annotated[
-        int, _int(1, 16, "cards of one person tried; a miss costs as many seeds whoever it is")
+        int, span(1, 16, "cards of one person tried; a miss costs as many seeds whoever it is")
     ] = 4
     ocra_above: Annotated[
-        int, _int(0, limits.AMOUNT_MAX, "amount above which the code is bound to it; 0: never")
+        int, span(0, limits.AMOUNT_MAX, "amount above which the code is bound to it; 0: never")
     ] = 0
-    attempts_card: Annotated[int, _int(1, 10, "wrong codes that lock a card's cash_out")] = 3
-    lock_s: Annotated[int, _int(60, 86_400, "how long a lock lasts")] = 900
+    attempts_card: Annotated[int, span(1, 10, "wrong codes that lock a card's cash_out")] = 3
+    lock_s: Annotated[int, span(60, 86_400, "how long a lock lasts")] = 900
     row_max: Annotated[
-        int, _int(1, 20, "wrong codes in a row, over locks, that lock until unlocked in the app")
+        int, span(1, 20, "wrong codes in a row, over locks, that lock until unlocked in the app")
     ] = 5
-    attempts_terminal: Annotated[int, _int(1, 10_000, "wrong codes that lock a terminal")] = 20
-    attempts_cashier: Annotated[int, _int(1, 10_000, "wrong codes that lock a cashier")] = 20
+    attempts_terminal: Annotated[int, span(1, 10_000, "wrong codes that lock a terminal")] = 20
+    attempts_cashier: Annotated[int, span(1, 10_000, "wrong codes that lock a cashier")] = 20
     attempts_window_s: Annotated[
-        int, _int(60, 86_400, "over what time a terminal's and a cashier's are counted")
+        int, span(60, 86_400, "over what time a terminal's and a cashier's are counted")
     ] = 900
     attempts_network_alarm: Annotated[
-        int, _int(1, 1_000_000, "wrong codes of a network in that time that raise an alarm")
+        int, span(1, 1_000_000, "wrong codes of a network in that time that raise an alarm")
     ] = 200
 
 
 class Red(msgspec.Struct, frozen=True):
     """The cashier network as its tickets show it."""
 
-    company: Annotated[Line, _says("name on the ticket")] = "RED DEMO S.A."
-    ruc: Annotated[Line, _says("tax number on the ticket")] = "80000000-0"
-    address: Annotated[Line, _says("address on the ticket")] = "Avda. Ejemplo 123, Asuncion"
-    ticket_declines: Annotated[bool, _says("print a ticket for a declined operation")] = False
-    delivery_mark: Annotated[bool, _says("ask the cashier to mark that cash moved")] = True
+    company: Annotated[Line, says("name on the ticket")] = "RED DEMO S.A."
+    ruc: Annotated[Line, says("tax number on the ticket")] = "80000000-0"
+    address: Annotated[Line, says("address on the ticket")] = "Avda. Ejemplo 123, Asuncion"
+    ticket_declines: Annotated[bool, says("print a ticket for a declined operation")] = False
+    delivery_mark: Annotated[bool, says("ask the cashier to mark that cash moved")] = True
 
 
 class Business(msgspec.Struct, frozen=True):
     """Business dates, hours and customer tiers."""
 
-    cut_off: Annotated[CutOff, _says("a business date ends then, local time")] = "24:00"
+    cut_off: Annotated[CutOff, says("a business date ends then, local time")] = "24:00"
     annul_until: Annotated[
         str,
         Meta(
@@ -343,8 +329,8 @@ class Business(msgspec.Struct, frozen=True):
             description="annulments are taken until then on the business date; empty: the cut-off",
         ),
     ] = ""
-    night_from: Annotated[TimeOfDay, _says("start of the night window of limits")] = "22:00"
-    night_until: Annotated[TimeOfDay, _says("its end; equal to the start: no night")] = "06:00"
+    night_from: Annotated[TimeOfDay, says("start of the night window of limits")] = "22:00"
+    night_until: Annotated[TimeOfDay, says("its end; equal to the start: no night")] = "06:00"
     tiers: Annotated[
         tuple[Name, ...],
         Meta(max_length=TIERS_MAX, description="customer tiers; a new card gets the first"),
@@ -354,22 +340,22 @@ class Business(msgspec.Struct, frozen=True):
 class Fees(msgspec.Struct, frozen=True):
     """Paid by the user per operation, PYG."""
 
-    cash_out: Annotated[Fee, _says("fee of a cash_out")] = 0
+    cash_out: Annotated[Fee, says("fee of a cash_out")] = 0
 
 
 class Commissions(msgspec.Struct, frozen=True):
     """Paid to the network per operation, PYG."""
 
-    cash_out: Annotated[Fee, _says("commission of a cash_out")] = 0
-    deposit: Annotated[Fee, _says("commission of a deposit")] = 0
+    cash_out: Annotated[Fee, says("commission of a cash_out")] = 0
+    deposit: Annotated[Fee, says("commission of a deposit")] = 0
 
 
 class LinkTls(msgspec.Struct, frozen=True):
     """TLS of an outgoing connection; paths relative to this file."""
 
-    ca: Annotated[Pem, _says("authorities trusted, PEM; empty: those of the system")] = ""
-    cert: Annotated[Pem, _says("our certificate chain, PEM; empty: none is shown")] = ""
-    key: Annotated[Pem, _says("its private key, PEM, without a password")] = ""
+    ca: Annotated[Pem, says("authorities trusted, PEM; empty: those of the system")] = ""
+    cert: Annotated[Pem, says("our certificate chain, PEM; empty: none is shown")] = ""
+    key: Annotated[Pem, says("its private key, PEM, without a password")] = ""
     server_name: Annotated[
         str, Meta(max_length=253, description="name in the host's certificate; empty: its address")
     ] = ""
@@ -385,18 +371,18 @@ class Platform(msgspec.Struct, frozen=True):
             description="where sicoop listens for networks; the first that answers is used",
         ),
     ] = ()
-    sessions: Annotated[int, _int(1, 64, "sessions of each network at once")] = 1
+    sessions: Annotated[int, span(1, 64, "sessions of each network at once")] = 1
     backoff_min_s: Annotated[
-        float, _seconds(0.01, 60, "first pause before connecting again; doubled each time")
+        float, span(0.01, 60, "first pause before connecting again; doubled each time")
     ] = 0.2
-    backoff_max_s: Annotated[float, _seconds(0.01, 3600, "longest pause between tries")] = 30.0
-    tls: Annotated[LinkTls | None, _says("TLS towards sicoop")] = None
+    backoff_max_s: Annotated[float, span(0.01, 3600, "longest pause between tries")] = 30.0
+    tls: Annotated[LinkTls | None, says("TLS towards sicoop")] = None
 
 
 class IssuerRoute(msgspec.Struct, frozen=True):
     """The way to ceibo; used where this process plays sicoop and not ceibo."""
 
-    link: Annotated[HostName, _says("host to which operations go that no route claims")] = "ceibo"
+    link: Annotated[HostName, says("host to which operations go that no route claims")] = "ceibo"
 
 
 class Watch(msgspec.Struct, frozen=True):
@@ -404,39 +390,37 @@ class Watch(msgspec.Struct, frozen=True):
 
     structuring: Annotated[
         Literal["off", "alarm", "declare"],
-        _says("many deposits just below a threshold: alarm, or also demand the declaration (A4)"),
+        says("many deposits just below a threshold: alarm, or also demand the declaration (A4)"),
     ] = "alarm"
-    structuring_percent: Annotated[int, _int(1, 99, "from this part of the threshold on")] = 80
-    structuring_count: Annotated[int, _int(2, 1000, "and from so many deposits on")] = 3
+    structuring_percent: Annotated[int, span(1, 99, "from this part of the threshold on")] = 80
+    structuring_count: Annotated[int, span(2, 1000, "and from so many deposits on")] = 3
     loop_minutes: Annotated[
         int,
-        _int(0, 1440, "deposit and cash_out of one person at one branch within this; 0: not told"),
+        span(0, 1440, "deposit and cash_out of one person at one branch within this; 0: not told"),
     ] = 0
 
 
 class Conciliation(msgspec.Struct, frozen=True):
     """Daily files between networks and sicoop. Times are local, on the day after the date."""
 
-    directory: Annotated[File, _says("where files are exchanged, relative to this file")] = (
+    directory: Annotated[File, says("where files are exchanged, relative to this file")] = (
         "conciliation"
     )
-    format: Annotated[Literal["csv", "fixed"], _says("form of the files that are made here")] = (
-        "csv"
-    )
-    line_end: Annotated[Literal["lf", "crlf"], _says("their line ends")] = "lf"
+    format: Annotated[Literal["csv", "fixed"], says("form of the files that are made here")] = "csv"
+    line_end: Annotated[Literal["lf", "crlf"], says("their line ends")] = "lf"
     network_closes: Annotated[
-        TimeOfDay, _says("networks put what they take later into the file of the next date")
+        TimeOfDay, says("networks put what they take later into the file of the next date")
     ] = "24:00"
-    deadline: Annotated[TimeOfDay, _says("alarm where a file is not here by then")] = "12:00"
+    deadline: Annotated[TimeOfDay, says("alarm where a file is not here by then")] = "12:00"
     late_alarm: Annotated[
         Literal["auto", "always", "never"],
-        _says(
+        says(
             "whether there is that alarm; auto: of a network whose red is played by this process "
             "only while an operation of it is open"
         ),
     ] = "auto"
     grace: Annotated[
-        TimeOfDay, _says("from then on what a balanced file has no line of is released")
+        TimeOfDay, says("from then on what a balanced file has no line of is released")
     ] = "12:00"
 
 
@@ -445,11 +429,11 @@ class LinkAddress(msgspec.Struct, frozen=True):
 
     short: ClassVar[str] = "address"
 
-    address: Annotated[HostPort, _says("where the host listens")]
-    priority: Annotated[int, _int(0, 255, "the lowest that is up is used alone")] = 0
-    weight: Annotated[int, _int(1, 256, "share among addresses of equal priority")] = 1
+    address: Annotated[HostPort, says("where the host listens")]
+    priority: Annotated[int, span(0, 255, "the lowest that is up is used alone")] = 0
+    weight: Annotated[int, span(1, 256, "share among addresses of equal priority")] = 1
     connections: Annotated[
-        int, _int(0, 64, "connections to it; 0: as the link's `connections`")
+        int, span(0, 64, "connections to it; 0: as the link's `connections`")
     ] = 0
 
 
@@ -466,24 +450,24 @@ class LinkSettings(msgspec.Struct, frozen=True):
             description="addresses of the host; empty: the one it was added with",
         ),
     ] = ()
-    connections: Annotated[int, _int(1, 64, "connections to each address")] = 1
+    connections: Annotated[int, span(1, 64, "connections to each address")] = 1
     max_in_flight: Annotated[
-        int, _int(1, 65_536, "unanswered requests per connection; above it they queue")
+        int, span(1, 65_536, "unanswered requests per connection; above it they queue")
     ] = 256
     queue_max: Annotated[
-        int, _int(0, 1_000_000, "requests that wait for room; above it they are refused (91)")
+        int, span(0, 1_000_000, "requests that wait for room; above it they are refused (91)")
     ] = 1024
     echo_interval_s: Annotated[
-        float, _seconds(0.05, 3600, "echo after this silence; three missed close the connection")
+        float, span(0.05, 3600, "echo after this silence; three missed close the connection")
     ] = 30.0
     answer_s: Annotated[
-        float, _seconds(0.05, 300, "the host answers within this, or its answer is late")
+        float, span(0.05, 300, "the host answers within this, or its answer is late")
     ] = 15.0
-    sign_on_s: Annotated[float, _seconds(0.05, 60, "connecting and signing on take at most")] = 10.0
+    sign_on_s: Annotated[float, span(0.05, 60, "connecting and signing on take at most")] = 10.0
     backoff_min_s: Annotated[
-        float, _seconds(0.01, 60, "first pause before connecting again; doubled each time")
+        float, span(0.01, 60, "first pause before connecting again; doubled each time")
     ] = 0.2
-    backoff_max_s: Annotated[float, _seconds(0.01, 3600, "longest pause between tries")] = 30.0
+    backoff_max_s: Annotated[float, span(0.01, 3600, "longest pause between tries")] = 30.0
     match: Annotated[
         tuple[MatchPart, ...],
         Meta(
@@ -502,25 +486,24 @@ class LinkSettings(msgspec.Struct, frozen=True):
         ),
     ] = ""
     de4_exponent: Annotated[
-        int, _int(-1, 4, "decimal places of DE4 towards a bank; -1: those of the currency")
+        int, span(-1, 4, "decimal places of DE4 towards a bank; -1: those of the currency")
     ] = -1
     reversal: Annotated[
-        Literal["0420", "0400"], _says("the message a bank takes reversals as; 0421, 0401 repeat")
+        Literal["0420", "0400"], says("the message a bank takes reversals as; 0421, 0401 repeat")
     ] = "0420"
-    framing: Annotated[
-        dict[str, Any], _says("framing, where it is another than the dialect's")
-    ] = {}
-    tls: Annotated[LinkTls | None, _says("TLS towards the host")] = None
+    framing: Annotated[dict[str, Any], says("framing, where it is another than the dialect's")] = {}
+    tls: Annotated[LinkTls | None, says("TLS towards the host")] = None
     hold_policy: Annotated[
         Literal["ask-network", "never-auto"],
-        _says("a hold that nobody decides: ask the host for its state, or wait for it"),
+        says("a hold that nobody decides: ask the host for its state, or wait for it"),
     ] = "ask-network"
     hold_ask_after_s: Annotated[
-        int, _int(1, 86_400, "ceibo asks for the state of a hold that nobody decided in this time")
+        int,
+        span(1, 86_400, "ceibo asks for the state of a hold that nobody decided in this time"),
     ] = 600
-    clock_tolerance_s: Annotated[int, _int(1, 600, "DE7 of a hold may be off by this")] = 60
+    clock_tolerance_s: Annotated[int, span(1, 600, "DE7 of a hold may be off by this")] = 60
     late_keep: Annotated[
-        int, _int(16, 1_000_000, "answered and expired requests kept to tell late answers by")
+        int, span(16, 1_000_000, "answered and expired requests kept to tell late answers by")
     ] = 4096
 
     @property

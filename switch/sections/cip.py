@@ -12,8 +12,7 @@ from msgspec import Meta
 
 from protocols.cip.transaction import AmountRule, FeeRule, FieldRule
 from protocols.currencies import CURRENCIES
-
-Finding = tuple[tuple[str, ...], str, str]
+from switch.sections.forms import Finding, Url, says, span
 
 Mode = Literal["gateway", "partial", "full"]
 Variant = Literal["p0", "p1"]
@@ -32,119 +31,106 @@ ApplicationId = Annotated[
         extra={"form": "3 to 16 capital letters, digits, '_' or '-'"},
     ),
 ]
-Url = Annotated[str, Meta(max_length=512)]
 HourMinute = Annotated[
     str,
     Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]\Z", extra={"form": "a time from 00:00 to 23:59"}),
 ]
 
 
-def _says(text: str) -> Meta:
-    return Meta(description=text)
-
-
-def _int(low: int, high: int, text: str) -> Meta:
-    return Meta(ge=low, le=high, description=text)
-
-
-def _seconds(low: float, high: float, text: str) -> Meta:
-    return Meta(ge=low, le=high, description=text)
-
-
 class Auth(msgspec.Struct, frozen=True):
     """How passwords are hashed and guarded."""
 
-    memory_kib: Annotated[int, _int(8, 1 << 21, "memory of one password hash")] = 19456
-    time_cost: Annotated[int, _int(1, 100, "passes of one password hash")] = 2
-    parallelism: Annotated[int, _int(1, 16, "lanes of one password hash")] = 1
-    threads: Annotated[int, _int(1, 64, "passwords hashed at once")] = 2
-    queue_max: Annotated[int, _int(1, 10_000, "passwords waiting; one more is answered 503")] = 64
-    cache_s: Annotated[int, _int(0, 60, "a machine's right credentials are remembered so long")] = (
+    memory_kib: Annotated[int, span(8, 1 << 21, "memory of one password hash")] = 19456
+    time_cost: Annotated[int, span(1, 100, "passes of one password hash")] = 2
+    parallelism: Annotated[int, span(1, 16, "lanes of one password hash")] = 1
+    threads: Annotated[int, span(1, 64, "passwords hashed at once")] = 2
+    queue_max: Annotated[int, span(1, 10_000, "passwords waiting; one more is answered 503")] = 64
+    cache_s: Annotated[int, span(0, 60, "a machine's right credentials are remembered so long")] = (
         60
     )
-    max_failures: Annotated[int, _int(1, 100, "wrong passwords until a user is locked")] = 10
-    lock_s: Annotated[int, _int(60, 86_400, "a locked user stays locked")] = 1800
+    max_failures: Annotated[int, span(1, 100, "wrong passwords until a user is locked")] = 10
+    lock_s: Annotated[int, span(60, 86_400, "a locked user stays locked")] = 1800
     rate_per_minute: Annotated[
-        int, _int(1, 100_000, "tries per minute of one address at one application; then 429")
+        int, span(1, 100_000, "tries per minute of one address at one application; then 429")
     ] = 600
 
 
 class SessionTimes(msgspec.Struct, frozen=True):
     """Lives of sessions and signed contexts."""
 
-    idle_s: Annotated[int, _int(5, 86_400, "a session ends after this without a request")] = 900
-    absolute_s: Annotated[int, _int(10, 86_400, "a session ends after this in any case")] = 3600
+    idle_s: Annotated[int, span(5, 86_400, "a session ends after this without a request")] = 900
+    absolute_s: Annotated[int, span(10, 86_400, "a session ends after this in any case")] = 3600
     context_ttl_s: Annotated[
-        int, _int(10, 1800, "the one-time address of a signed session works so long")
+        int, span(10, 1800, "the one-time address of a signed session works so long")
     ] = 1800
     ts_tolerance_s: Annotated[
-        int, _int(1, 900, "a signed time may be so far from ours, either way")
+        int, span(1, 900, "a signed time may be so far from ours, either way")
     ] = 300
-    open_max: Annotated[int, _int(1, 1_000_000, "open sessions; one more is answered 503")] = 50_000
+    open_max: Annotated[int, span(1, 1_000_000, "open sessions; one more is answered 503")] = 50_000
 
 
 class Budget(msgspec.Struct, frozen=True):
     """Time budgets of a payment."""
 
-    auth_s: Annotated[float, _seconds(0.1, 30, "authentication with its queue; then 503")] = 1.0
+    auth_s: Annotated[float, span(0.1, 30, "authentication with its queue; then 503")] = 1.0
     source_s: Annotated[
-        float, _seconds(0.1, 60, "the source's answer; then the payment is pending")
+        float, span(0.1, 60, "the source's answer; then the payment is pending")
     ] = 6.0
-    total_s: Annotated[float, _seconds(1, 120, "steps 3 to 10; more is a miss")] = 10.0
-    full_total_s: Annotated[float, _seconds(1, 120, "steps 1 to 9 in full mode")] = 9.0
+    total_s: Annotated[float, span(1, 120, "steps 3 to 10; more is a miss")] = 10.0
+    full_total_s: Annotated[float, span(1, 120, "steps 1 to 9 in full mode")] = 9.0
 
 
 class CipApplication(msgspec.Struct, frozen=True):
     """An application, made or overruled at the start."""
 
-    app_no: Annotated[int, _int(-1, 1023, "its number; -1: the next free one")] = -1
+    app_no: Annotated[int, span(-1, 1023, "its number; -1: the next free one")] = -1
     name: Annotated[str, Meta(max_length=64, description="shown on pages")] = ""
-    modes: Annotated[tuple[Mode, ...], _says("modes it may use")] = ("gateway", "partial", "full")
+    modes: Annotated[tuple[Mode, ...], says("modes it may use")] = ("gateway", "partial", "full")
     partial_variants: Annotated[
-        tuple[Variant, ...], _says("p0: only the id travels; p1: signed session")
+        tuple[Variant, ...], says("p0: only the id travels; p1: signed session")
     ] = ("p0", "p1")
-    source: Annotated[SourceName, _says("who authorises the money")] = "simulator"
+    source: Annotated[SourceName, says("who authorises the money")] = "simulator"
     late_approval: Annotated[
-        Literal["confirm", "void"], _says("of a payment that was pending already")
+        Literal["confirm", "void"], says("of a payment that was pending already")
     ] = "confirm"
     return_urls: Annotated[
-        tuple[Url, ...], _says("where customers may be sent back to, beside the query")
+        tuple[Url, ...], says("where customers may be sent back to, beside the query")
     ] = ()
-    default_return_url: Annotated[Url, _says("where they are sent without another address")] = ""
-    timezone: Annotated[str, _says("of its days and report hours")] = "UTC"
-    report_hours: Annotated[tuple[HourMinute, ...], _says("when reports are cut")] = ()
-    amount: Annotated[AmountRule, _says("currency, min and max, minor units")] = AmountRule()
-    fee: Annotated[FeeRule, _says("fixed, minor units, and basis_points")] = FeeRule()
+    default_return_url: Annotated[Url, says("where they are sent without another address")] = ""
+    timezone: Annotated[str, says("of its days and report hours")] = "UTC"
+    report_hours: Annotated[tuple[HourMinute, ...], says("when reports are cut")] = ()
+    amount: Annotated[AmountRule, says("currency, min and max, minor units")] = AmountRule()
+    fee: Annotated[FeeRule, says("fixed, minor units, and basis_points")] = FeeRule()
     fields: Annotated[tuple[FieldRule, ...], Meta(max_length=64, description="its form")] = ()
-    webhook_url: Annotated[Url, _says("told of every change of a payment; empty: none")] = ""
-    report_url: Annotated[Url, _says("reports are posted to; empty: none")] = ""
+    webhook_url: Annotated[Url, says("told of every change of a payment; empty: none")] = ""
+    report_url: Annotated[Url, says("reports are posted to; empty: none")] = ""
     report_folder: Annotated[
-        Url, _says("reports are put into, relative to the data directory; empty: none")
+        Url, says("reports are put into, relative to the data directory; empty: none")
     ] = ""
-    csv_totals: Annotated[bool, _says("a line of totals at the end of the CSV")] = False
+    csv_totals: Annotated[bool, says("a line of totals at the end of the CSV")] = False
     bank: Annotated[str, Meta(max_length=32, description="link of the bank, for source bank")] = ""
     terminal: Annotated[
         str, Meta(max_length=8, description="its virtual terminal, for source dimo")
     ] = ""
     addresses: Annotated[
-        tuple[str, ...], _says("networks its machines may call from, CIDR; none: any")
+        tuple[str, ...], says("networks its machines may call from, CIDR; none: any")
     ] = ()
 
 
 class Cip(msgspec.Struct, frozen=True):
     """The payment application."""
 
-    enabled: Annotated[bool, _says("play it, where the role cip is played")] = True
-    confirmation_key: Annotated[KeyName, _says("scrambles confirmation numbers")] = (
+    enabled: Annotated[bool, says("play it, where the role cip is played")] = True
+    confirmation_key: Annotated[KeyName, says("scrambles confirmation numbers")] = (
         "keystore:cip-confirmation"
     )
-    idempotency_key: Annotated[KeyName, _says("keys the hashes of requests")] = (
+    idempotency_key: Annotated[KeyName, says("keys the hashes of requests")] = (
         "keystore:cip-idempotency"
     )
-    requests_max: Annotated[int, _int(1, 100_000, "requests under way; one more gets 503")] = 512
-    webhook_concurrent: Annotated[int, _int(1, 256, "webhooks and reports sent at once")] = 8
+    requests_max: Annotated[int, span(1, 100_000, "requests under way; one more gets 503")] = 512
+    webhook_concurrent: Annotated[int, span(1, 256, "webhooks and reports sent at once")] = 8
     private_webhooks: Annotated[
-        bool, _says("allow webhooks and reports over plain HTTP to loopback; for tests only")
+        bool, says("allow webhooks and reports over plain HTTP to loopback; for tests only")
     ] = False
     network: Annotated[
         str,
@@ -153,11 +139,11 @@ class Cip(msgspec.Struct, frozen=True):
     branch: Annotated[
         str, Meta(pattern=r"^[0-9]{1,6}\Z", description="its branch, for source dimo")
     ] = "1"
-    auth: Annotated[Auth, _says("passwords")] = Auth()
-    session: Annotated[SessionTimes, _says("sessions")] = SessionTimes()
-    budget: Annotated[Budget, _says("time budgets")] = Budget()
+    auth: Annotated[Auth, says("passwords")] = Auth()
+    session: Annotated[SessionTimes, says("sessions")] = SessionTimes()
+    budget: Annotated[Budget, says("time budgets")] = Budget()
     application: Annotated[
-        dict[ApplicationId, CipApplication], _says("applications, by their ids")
+        dict[ApplicationId, CipApplication], says("applications, by their ids")
     ] = {}
 
 

@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from switch.sections.forms import Finding, Url, says, span
+
 # Nothing of protocols.transfiya: a switch that plays no bank needs none of its libraries.
 
 BANKS_MAX = 64
@@ -15,7 +17,6 @@ _LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
 _BASE = re.compile(r"/[a-z0-9/_-]{1,63}(?<!/)", re.ASCII)
 _HANDLE = re.compile(r"w[1-9A-HJ-NP-Za-km-z]{25,34}", re.ASCII)
 
-Finding = tuple[tuple[str, ...], str, str]
 
 BankName = Annotated[
     str,
@@ -38,7 +39,6 @@ KeyName = Annotated[
         extra={"form": 'a key, as "keystore:NAME"'},
     ),
 ]
-Url = Annotated[str, Meta(max_length=512)]
 Path = Annotated[str, Meta(max_length=64)]
 Offset = Annotated[
     str,
@@ -50,58 +50,46 @@ Offset = Annotated[
 Symbol = Annotated[str, Meta(min_length=1, max_length=64)]
 
 
-def _says(text: str) -> Meta:
-    return Meta(description=text)
-
-
-def _int(low: int, high: int, text: str) -> Meta:
-    return Meta(ge=low, le=high, description=text)
-
-
-def _seconds(low: float, high: float, text: str) -> Meta:
-    return Meta(ge=low, le=high, description=text)
-
-
 class SymbolRow(msgspec.Struct, frozen=True):
     """A currency of the network and what it is here."""
 
     currency: Annotated[str, Meta(max_length=3, description="ISO 4217, three letters")] = "COP"
-    exponent: Annotated[int, _int(0, 6, "decimal places of its amounts")] = 2
+    exponent: Annotated[int, span(0, 6, "decimal places of its amounts")] = 2
 
 
 class Bank(msgspec.Struct, frozen=True):
     """One bank's part in the network."""
 
-    id: Annotated[BankName, _says("its name here")]
+    id: Annotated[BankName, says("its name here")]
     profile: Annotated[
-        Literal["v1", "v2"], _says("v1: actions and IOUs; v2: ledger records and proofs")
+        Literal["v1", "v2"], says("v1: actions and IOUs; v2: ledger records and proofs")
     ] = "v1"
-    base: Annotated[Path, _says("path the network calls us under; empty: /transfiya/<id>")] = ""
-    network_url: Annotated[Url, _says("base of the network's API")] = "http://127.0.0.1:8090/v1"
-    token_url: Annotated[Url, _says("where tokens come from, in full; empty: no bearer token")] = ""
+    base: Annotated[Path, says("path the network calls us under; empty: /transfiya/<id>")] = ""
+    network_url: Annotated[Url, says("base of the network's API")] = "http://127.0.0.1:8090/v1"
+    token_url: Annotated[Url, says("where tokens come from, in full; empty: no bearer token")] = ""
     token_style: Annotated[
-        Literal["form", "tinapi"], _says("tinapi: identifier and secret without colon, no body")
+        Literal["form", "tinapi"], says("tinapi: identifier and secret without colon, no body")
     ] = "form"
-    client_id: Annotated[Secret, _says("for our tokens")] = ""
-    client_secret: Annotated[Secret, _says("for our tokens")] = ""
-    api_key: Annotated[Secret, _says("header x-api-key of our calls")] = ""
+    client_id: Annotated[Secret, says("for our tokens")] = ""
+    client_secret: Annotated[Secret, says("for our tokens")] = ""
+    api_key: Annotated[Secret, says("header x-api-key of our calls")] = ""
     inbound_auth: Annotated[
         Literal["none", "api_key", "oauth2", "oauth2+api_key"],
-        _says("what the network must show us"),
+        says("what the network must show us"),
     ] = "oauth2+api_key"
-    inbound_api_key: Annotated[Secret, _says("header x-api-key of the network's calls")] = ""
-    inbound_client_id: Annotated[Secret, _says("for the network's tokens")] = ""
-    inbound_client_secret: Annotated[Secret, _says("for the network's tokens")] = ""
-    inbound_username: Annotated[Secret, _says("for tokens of grant password")] = ""
-    inbound_password: Annotated[Secret, _says("for tokens of grant password")] = ""
-    inbound_token_s: Annotated[int, _int(60, 86_400, "life of a token we give")] = 3600
+    inbound_api_key: Annotated[Secret, says("header x-api-key of the network's calls")] = ""
+    inbound_client_id: Annotated[Secret, says("for the network's tokens")] = ""
+    inbound_client_secret: Annotated[Secret, says("for the network's tokens")] = ""
+    inbound_username: Annotated[Secret, says("for tokens of grant password")] = ""
+    inbound_password: Annotated[Secret, says("for tokens of grant password")] = ""
+    inbound_token_s: Annotated[int, span(60, 86_400, "life of a token we give")] = 3600
     expired_token_status: Annotated[
-        Literal[401, 403], _says("answer to missing, wrong or expired credentials")
+        Literal[401, 403], says("answer to missing, wrong or expired credentials")
     ] = 401
     bank_signer: Annotated[
         str, Meta(max_length=35, description="handle of the bank's settlement signer (v1)")
     ] = ""
-    bank_signer_key: Annotated[KeyName, _says("its key, and the bridge's in v2")] = (
+    bank_signer_key: Annotated[KeyName, says("its key, and the bridge's in v2")] = (
         "keystore:settlement"
     )
     ledger_public: Annotated[
@@ -110,45 +98,45 @@ class Bank(msgspec.Struct, frozen=True):
     ledger: Annotated[
         str, Meta(max_length=64, description="v2: name of the ledger, header x-ledger")
     ] = ""
-    proofs_path: Annotated[Path, _says("v2: where proofs go; {intent} is the intent's handle")] = (
+    proofs_path: Annotated[Path, says("v2: where proofs go; {intent} is the intent's handle")] = (
         "/intents/{intent}/proofs"
     )
-    allow_short_secret: Annotated[bool, _says("keys of fewer than 32 bytes may sign")] = False
+    allow_short_secret: Annotated[bool, says("keys of fewer than 32 bytes may sign")] = False
     symbols: Annotated[
-        dict[Symbol, SymbolRow], _says("currencies of the network, by their symbol")
+        dict[Symbol, SymbolRow], says("currencies of the network, by their symbol")
     ] = msgspec.field(default_factory=lambda: {"$tin": SymbolRow()})
-    label_timezone: Annotated[Offset, _says("zone of time stamps in labels")] = "-05:00"
-    iou_ttl_s: Annotated[int, _int(10, 3600, "how long an IOU may be used")] = 60
-    sync_budget_s: Annotated[float, _seconds(0.1, 60, "until a call is answered")] = 8.0
-    call_timeout_s: Annotated[float, _seconds(0.1, 60, "of one call to the network")] = 5.0
-    alarm_after_s: Annotated[float, _seconds(1, 3600, "work unfinished so long is told")] = 120.0
+    label_timezone: Annotated[Offset, says("zone of time stamps in labels")] = "-05:00"
+    iou_ttl_s: Annotated[int, span(10, 3600, "how long an IOU may be used")] = 60
+    sync_budget_s: Annotated[float, span(0.1, 60, "until a call is answered")] = 8.0
+    call_timeout_s: Annotated[float, span(0.1, 60, "of one call to the network")] = 5.0
+    alarm_after_s: Annotated[float, span(1, 3600, "work unfinished so long is told")] = 120.0
     continue_limit_s: Annotated[
-        float, _seconds(10, 3600, "the network gives up a transfer after this")
+        float, span(10, 3600, "the network gives up a transfer after this")
     ] = 480.0
     deadline_margin_s: Annotated[
-        float, _seconds(0, 600, "so long before it no new money work begins")
+        float, span(0, 600, "so long before it no new money work begins")
     ] = 30.0
     deadline_base: Annotated[
-        Literal["arrival", "initiated"], _says("where the limit is counted from")
+        Literal["arrival", "initiated"], says("where the limit is counted from")
     ] = "arrival"
     action_mode: Annotated[
-        Literal["async", "sync"], _says("sync: /action is answered with the proof's result")
+        Literal["async", "sync"], says("sync: /action is answered with the proof's result")
     ] = "async"
-    continue_after_action: Annotated[bool, _says("/continue also after a signed main action")] = (
+    continue_after_action: Annotated[bool, says("/continue also after a signed main action")] = (
         False
     )
     accept_policy: Annotated[
         Literal["own-default", "any"],
-        _says("whose transfers are accepted: whose default we are, or of all we know"),
+        says("whose transfers are accepted: whose default we are, or of all we know"),
     ] = "own-default"
     core: Annotated[
-        Literal["ledger", "iso8583"], _says("where the accounts are: here, or behind a link")
+        Literal["ledger", "iso8583"], says("where the accounts are: here, or behind a link")
     ] = "ledger"
     link: Annotated[str, Meta(max_length=32, description="the core's host, with iso8583")] = ""
-    core_budget_s: Annotated[float, _seconds(0.5, 60, "until the core's answer, iso8583")] = 8.0
+    core_budget_s: Annotated[float, span(0.5, 60, "until the core's answer, iso8583")] = 8.0
     error_codes: Annotated[
         dict[str, Annotated[int, Meta(ge=300, le=399)]],
-        _says("code the network is told for a reason; `default` for all others"),
+        says("code the network is told for a reason; `default` for all others"),
     ] = msgspec.field(default_factory=lambda: {"account-inactive": 307, "default": 314})
 
     @property
@@ -160,11 +148,11 @@ class Bank(msgspec.Struct, frozen=True):
 class Transfiya(msgspec.Struct, frozen=True):
     """TransfiYa: instant transfers, as a bank; each bank is a [[transfiya.bank]]."""
 
-    max_body: Annotated[int, _int(1024, 262_144, "bytes of a request's body")] = 262_144
-    resume_parallel: Annotated[int, _int(1, 1024, "items taken up at once after a start")] = 64
-    calls_max: Annotated[int, _int(1, 4096, "items worked on at once")] = 256
-    connections_max: Annotated[int, _int(1, 1024, "connections to each network")] = 64
-    requests_max: Annotated[int, _int(1, 4096, "requests under way; one more is answered 503")] = (
+    max_body: Annotated[int, span(1024, 262_144, "bytes of a request's body")] = 262_144
+    resume_parallel: Annotated[int, span(1, 1024, "items taken up at once after a start")] = 64
+    calls_max: Annotated[int, span(1, 4096, "items worked on at once")] = 256
+    connections_max: Annotated[int, span(1, 1024, "connections to each network")] = 64
+    requests_max: Annotated[int, span(1, 4096, "requests under way; one more is answered 503")] = (
         512
     )
     bank: Annotated[

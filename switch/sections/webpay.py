@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
-Finding = tuple[tuple[str, ...], str, str]
+from switch.sections.forms import File, Finding, says, span
 
 MERCHANTS_MAX = 10_000
 
@@ -28,7 +28,6 @@ Prefix = Annotated[
 ]
 Text = Annotated[str, Meta(min_length=1, max_length=60)]
 Url = Annotated[str, Meta(max_length=256)]
-File = Annotated[str, Meta(min_length=1, max_length=4096)]
 Choice = Annotated[
     str,
     Meta(
@@ -50,14 +49,6 @@ Date = Annotated[
 ]
 
 
-def _says(text: str) -> Meta:
-    return Meta(description=text)
-
-
-def _int(low: int, high: int, text: str) -> Meta:
-    return Meta(ge=low, le=high, description=text)
-
-
 class DebitBank(msgspec.Struct, frozen=True):
     """A bank whose debit cards are taken."""
 
@@ -69,7 +60,7 @@ class DebitBank(msgspec.Struct, frozen=True):
             description="its name in tag 22 of DE48",
         ),
     ]
-    name: Annotated[Text, _says("its name in the payment form")]
+    name: Annotated[Text, says("its name in the payment form")]
 
 
 DEBIT_BANKS = (
@@ -89,80 +80,81 @@ DEBIT_BANKS = (
 class Limits(msgspec.Struct, frozen=True):
     """Times and bounds of payments."""
 
-    form_ttl_s: Annotated[int, _int(1, 86_400, "a payment form, and a token, are good for")] = 600
-    holder_auth_s: Annotated[int, _int(1, 3600, "the holder has this to authenticate")] = 300
-    auth_timeout_ms: Annotated[int, _int(10, 60_000, "the issuer answers within this")] = 20_000
+    form_ttl_s: Annotated[int, span(1, 86_400, "a payment form, and a token, are good for")] = 600
+    holder_auth_s: Annotated[int, span(1, 3600, "the holder has this to authenticate")] = 300
+    auth_timeout_ms: Annotated[int, span(10, 60_000, "the issuer answers within this")] = 20_000
     ack_timeout_ms: Annotated[
-        int, _int(10, 30_000, "the shop's answer counts within this, from the result on")
+        int, span(10, 30_000, "the shop's answer counts within this, from the result on")
     ] = 30_000
     late_watch_s: Annotated[
-        int, _int(0, 3600, "an answer that is late is waited for, to be noted")
+        int, span(0, 3600, "an answer that is late is waited for, to be noted")
     ] = 60
-    rsa_threads: Annotated[int, _int(1, 256, "threads of RSA operations")] = 4
+    rsa_threads: Annotated[int, span(1, 256, "threads of RSA operations")] = 4
     seal_fail_per_min: Annotated[
-        int, _int(1, 100_000, "unreadable requests of an address; above it it is locked out")
+        int, span(1, 100_000, "unreadable requests of an address; above it it is locked out")
     ] = 20
     address_per_min: Annotated[
-        int, _int(1, 1_000_000, "payment requests and status queries of an address; more are 429")
+        int,
+        span(1, 1_000_000, "payment requests and status queries of an address; more are 429"),
     ] = 600
     merchant_per_min: Annotated[
-        int, _int(1, 1_000_000, "payment requests in the name of a merchant; more are 429")
+        int, span(1, 1_000_000, "payment requests in the name of a merchant; more are 429")
     ] = 3000
-    requests_max: Annotated[int, _int(1, 65_536, "HTTP requests at once")] = 512
-    notifications_max: Annotated[int, _int(1, 65_536, "shops notified at once")] = 1024
+    requests_max: Annotated[int, span(1, 65_536, "HTTP requests at once")] = 512
+    notifications_max: Annotated[int, span(1, 65_536, "shops notified at once")] = 1024
 
 
 class Files(msgspec.Struct, frozen=True):
     """Where Bitácora files go, and their form."""
 
-    dir: Annotated[File, _says("directory, relative to the configuration")] = "bitacora"
+    dir: Annotated[File, says("directory, relative to the configuration")] = "bitacora"
     style: Annotated[
-        Literal["seed", "kcc602"], _says("kcc602: ERR lines without the merchant's code")
+        Literal["seed", "kcc602"], says("kcc602: ERR lines without the merchant's code")
     ] = "seed"
     layout: Annotated[
-        Literal["dated", "flat"], _says("dated: <dir>/<merchant>/<year>/; flat: as old kits")
+        Literal["dated", "flat"], says("dated: <dir>/<merchant>/<year>/; flat: as old kits")
     ] = "dated"
 
 
 class Allow(msgspec.Struct, frozen=True):
     """What is weak, and off until somebody asks for it."""
 
-    key_100: Annotated[bool, _says("key id 100, of 1024 bits")] = False
-    short_merchant_keys: Annotated[bool, _says("merchant keys under 2048 bits")] = False
-    kcc51: Annotated[bool, _says("`troncal webpay kcc51`, for archives")] = False
-    private: Annotated[bool, _says("addresses of private networks, and plain HTTP to them")] = False
+    key_100: Annotated[bool, says("key id 100, of 1024 bits")] = False
+    short_merchant_keys: Annotated[bool, says("merchant keys under 2048 bits")] = False
+    kcc51: Annotated[bool, says("`troncal webpay kcc51`, for archives")] = False
+    private: Annotated[bool, says("addresses of private networks, and plain HTTP to them")] = False
 
 
 class Direct(msgspec.Struct, frozen=True):
     """The closing page, where we do the kit's part."""
 
-    closing_url: Annotated[Url, _says("its address")] = ""
+    closing_url: Annotated[Url, says("its address")] = ""
     ca: Annotated[
         str, Meta(max_length=4096, description="PEM file of further roots; empty: none")
     ] = ""
-    encoding: Annotated[Literal["plain", "kcc"], _says("kcc: as kit 6.0.2 posted it")] = "plain"
+    encoding: Annotated[Literal["plain", "kcc"], says("kcc: as kit 6.0.2 posted it")] = "plain"
     answer_match: Annotated[
-        Literal["strict", "kcc"], _says("kcc: ACEPTADO anywhere in the answer; for old pages")
+        Literal["strict", "kcc"], says("kcc: ACEPTADO anywhere in the answer; for old pages")
     ] = "strict"
-    send_code: Annotated[bool, _says("post the merchant's code, which is not signed")] = True
+    send_code: Annotated[bool, says("post the merchant's code, which is not signed")] = True
 
 
 class Merchant(msgspec.Struct, frozen=True, kw_only=True):
     """A shop of ours, by its code."""
 
-    name: Annotated[Text, _says("as cardholders know it")]
-    key: Annotated[KeyName, _says("its public key, in the key store")]
-    active: Annotated[bool, _says("its payments are taken")] = True
-    currency: Annotated[Literal["CLP", "USD"], _says("of all its payments")] = "CLP"
+    name: Annotated[Text, says("as cardholders know it")]
+    key: Annotated[KeyName, says("its public key, in the key store")]
+    active: Annotated[bool, says("its payments are taken")] = True
+    currency: Annotated[Literal["CLP", "USD"], says("of all its payments")] = "CLP"
     key_ids: Annotated[
         tuple[KeyId, ...], Meta(min_length=1, max_length=2, description="keys of ours it may use")
     ] = ("101",)
-    form: Annotated[Literal["3G", "2G", "1G"], _says("3G: credit and debit; others: credit")] = "3G"
+    form: Annotated[Literal["3G", "2G", "1G"], says("3G: credit and debit; others: credit")] = "3G"
     instalments: Annotated[
         tuple[Choice, ...],
         Meta(min_length=1, max_length=60, description="choices of instalments offered"),
     ] = ("VN-0",)
-    fixed_instalments: Annotated[bool, _says("the shop may fix instalments itself")] = False
+    fixed_instalments: Annotated[bool, says("the shop may fix instalments itself")] = False
     authoriser: Annotated[
         str,
         Meta(
@@ -181,20 +173,20 @@ class Merchant(msgspec.Struct, frozen=True, kw_only=True):
     ] = "5999"
     order_policy: Annotated[
         Literal["once_paid", "unique", "any"],
-        _says("an order again: not after it was paid; never; always"),
+        says("an order again: not after it was paid; never; always"),
     ] = "once_paid"
     notify_mode: Annotated[
-        Literal["kcc60", "direct"], _says("kcc60: its kit is told; direct: its closing page")
+        Literal["kcc60", "direct"], says("kcc60: its kit is told; direct: its closing page")
     ] = "kcc60"
-    notify_url: Annotated[Url, _says("where its kit listens, in full")] = ""
+    notify_url: Annotated[Url, says("where its kit listens, in full")] = ""
     notify_ip: Annotated[
         str, Meta(max_length=45, description="address that is connected to; never a name")
     ] = ""
-    notify_port: Annotated[int, _int(0, 65535, "and its port")] = 0
+    notify_port: Annotated[int, span(0, 65535, "and its port")] = 0
     target: Annotated[
-        Literal["absolute", "origin"], _says("form of the request target to the kit")
+        Literal["absolute", "origin"], says("form of the request target to the kit")
     ] = "absolute"
-    direct: Annotated[Direct, _says("with notify_mode = direct")] = Direct()
+    direct: Annotated[Direct, says("with notify_mode = direct")] = Direct()
     return_hosts: Annotated[
         tuple[Annotated[str, Meta(max_length=260)], ...],
         Meta(max_length=64, description="hosts (or HOST:PORT) a cardholder may be sent back to"),
@@ -211,13 +203,13 @@ class Merchant(msgspec.Struct, frozen=True, kw_only=True):
 class Webpay(msgspec.Struct, frozen=True):
     """Webpay: shops of the KCC generation sell through us. Shops: [webpay.merchant."<code>"]."""
 
-    enabled: Annotated[bool, _says("played, where node.roles has webpay")] = True
+    enabled: Annotated[bool, says("played, where node.roles has webpay")] = True
     prefixes: Annotated[
         tuple[Prefix, ...],
         Meta(min_length=1, max_length=8, description="paths of bp_validacion and bp_revision"),
     ] = ("/filtroUnificado", "/cgi-bin", "/webpayserver")
-    own_key: Annotated[KeyName, _says("our key of id 101, in the key store")] = "webpay-101"
-    own_key_100: Annotated[KeyName, _says("that of id 100")] = "webpay-100"
+    own_key: Annotated[KeyName, says("our key of id 101, in the key store")] = "webpay-101"
+    own_key_100: Annotated[KeyName, says("that of id 100")] = "webpay-100"
     timezone: Annotated[str, Meta(max_length=64, description="zone of dates in results")] = (
         "America/Santiago"
     )
@@ -233,12 +225,12 @@ class Webpay(msgspec.Struct, frozen=True):
         tuple[Date, ...],
         Meta(max_length=1000, description="no bank business, beside Saturdays and Sundays"),
     ] = ()
-    limits: Annotated[Limits, _says("times and bounds")] = Limits()
-    bitacora: Annotated[Files, _says("the Bitácora's files")] = Files()
-    allow: Annotated[Allow, _says("what is weak")] = Allow()
+    limits: Annotated[Limits, says("times and bounds")] = Limits()
+    bitacora: Annotated[Files, says("the Bitácora's files")] = Files()
+    allow: Annotated[Allow, says("what is weak")] = Allow()
     holder_auth: Annotated[
         Literal["none", "debit", "all"],
-        _says("whose holders authenticate at their bank; without, no debit is taken"),
+        says("whose holders authenticate at their bank; without, no debit is taken"),
     ] = "debit"
     vci_not_tried: Annotated[
         str,
@@ -249,29 +241,29 @@ class Webpay(msgspec.Struct, frozen=True):
         ),
     ] = "NP"
     respuesta_map: Annotated[
-        dict[HostCode, Respuesta], _says("TBK_RESPUESTA by DE39, over the usual one")
+        dict[HostCode, Respuesta], says("TBK_RESPUESTA by DE39, over the usual one")
     ] = {}
     debit_banks: Annotated[
         tuple[DebitBank, ...], Meta(min_length=1, max_length=64, description="in the debit form")
     ] = DEBIT_BANKS
-    merchant: Annotated[dict[Code, Merchant], _says("the shops, by their codes")] = {}
+    merchant: Annotated[dict[Code, Merchant], says("the shops, by their codes")] = {}
 
 
 class WebpayShop(msgspec.Struct, frozen=True, kw_only=True):
     """A shop that this program is the kit of, by its code at the acquirer."""
 
-    key: Annotated[KeyName, _says("its private key, in the key store")]
-    webpay_key: Annotated[KeyName, _says("the acquirer's public key")] = "webpay-101"
-    key_id: Annotated[KeyId, _says("of the acquirer's key")] = "101"
-    acquirer_url: Annotated[Url, _says("the acquirer, with its prefix")] = ""
-    closing: Annotated[Url, _says('"store": our own closing page; else the URL of the shop\'s')] = (
+    key: Annotated[KeyName, says("its private key, in the key store")]
+    webpay_key: Annotated[KeyName, says("the acquirer's public key")] = "webpay-101"
+    key_id: Annotated[KeyId, says("of the acquirer's key")] = "101"
+    acquirer_url: Annotated[Url, says("the acquirer, with its prefix")] = ""
+    closing: Annotated[Url, says('"store": our own closing page; else the URL of the shop\'s')] = (
         "store"
     )
-    currency: Annotated[Literal["CLP", "USD"], _says("of all its payments")] = "CLP"
-    notify_url: Annotated[Url, _says("where its acquirer reaches us, in full")] = ""
+    currency: Annotated[Literal["CLP", "USD"], says("of all its payments")] = "CLP"
+    notify_url: Annotated[Url, says("where its acquirer reaches us, in full")] = ""
     notify_ip: Annotated[str, Meta(max_length=45, description="our address for the acquirer")] = ""
-    notify_port: Annotated[int, _int(0, 65535, "and our port")] = 0
-    bitacora: Annotated[Files, _says("the Bitácora's files")] = Files()
+    notify_port: Annotated[int, span(0, 65535, "and our port")] = 0
+    bitacora: Annotated[Files, says("the Bitácora's files")] = Files()
 
 
 # ---- what no single value shows
