@@ -598,9 +598,15 @@ class WebpayFlow:
             self._ask_signature(step, payment)
 
     def _ack_late(self, step: Step, payment: Payment) -> None:
-        """Whatever became of the notification: it is over."""
+        """Whatever became of the notification: it is over. A result without its signature by now
+        is signed late: its shop is not told any more."""
+        live = self._live.get(payment.id)
         if payment.state == rec.DECIDING:
             self.answered(step, payment.id, "NONE", None, b"")
+        elif live is not None and live.verdict is not None and payment.is_open:
+            step.alarm("webpay_result_unsigned", payment.merchant, payment.id)
+            step.call(ROLE, SIGN, payment.id)
+            step.arm(ROLE, ACK_TIMER, payment.id, ACK_GRACE_S)
 
     def _abort(self, step: Step, payment: Payment, cause: str) -> None:
         payment.cause = cause

@@ -519,3 +519,28 @@ async def test_an_approval_of_another_amount_is_undone(tmp_path: Path) -> None:
         payment = await settle(acquirer, page)
         assert (payment.state, payment.respuesta) == ("DECLINED", -3)
         assert reversals(acquirer) == 1
+
+
+async def test_a_result_that_could_not_be_signed_in_time(
+    tmp_path: Path, kind: Kind, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is signed later, its shop is not told, and the sale does not stand."""
+    async with acquiring(tmp_path, **kind) as acquirer:
+        sign, tries = acquirer.service._rsa.sign, []
+
+        async def once_broken(key_id: str, message: bytes) -> bytes:
+            tries.append(key_id)
+            if len(tries) == 1:
+                raise OSError("no key just now")
+            return await sign(key_id, message)
+
+        monkeypatch.setattr(acquirer.service._rsa, "sign", once_broken)
+        page = await acquirer.paid()
+        await until(lambda: tries)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(LIMIT_S + 11)
+        payment = await settle(acquirer, page)
+        assert (payment.state, payment.cause) == ("REVERSED", "NO_ANSWER")
+        assert len(tries) == 2
+        assert acquirer.lines() == [("ERR", "0")]
+        assert acquirer.shop.requests == []
