@@ -7,7 +7,8 @@ socket file may do everything, so its mode is 0600.
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ class AdminServer:
         listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         mask = os.umask(0o177)
         try:
-            await listener.bind(str(self._path))
+            with _short(self._path) as path:
+                await listener.bind(path)
         finally:
             os.umask(mask)
         listener.listen(CONNECTIONS_MAX)
@@ -148,6 +150,16 @@ class AdminServer:
         return Response(ok=answer)
 
 
+@contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """Yield another name of a socket: one may have 107 bytes, a data directory has any length."""
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
+
+
 async def call(directory: Path, command: str, values: dict[str, Any]) -> Any:
     """Run a command on the node that owns `directory`.
 
@@ -155,7 +167,8 @@ async def call(directory: Path, command: str, values: dict[str, Any]) -> Any:
         ProvisioningError: refused, with its hint.
         OSError: no node is running there.
     """
-    stream = await trio.open_unix_socket(str(directory / SOCKET_NAME))
+    with _short(directory / SOCKET_NAME) as path:
+        stream = await trio.open_unix_socket(path)
     async with stream:
         await stream.send_all(msgspec.json.encode(Request(command, values)) + b"\n")
         buffer = b""

@@ -5,7 +5,6 @@ TRONCAL_SCREENSHOTS=1 renews the pictures of the documentation.
 
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,14 +20,7 @@ from switch.simulators.webpay_merchant import Faults
 from tests.e2e.webpay_world import Threaded, threaded
 from tests.webpay_shops import APPROVED_PAN, CVV, DECLINED_PAN
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
-pytestmark = [
-    pytest.mark.skipif(not CHROMIUM, reason="no Chromium: apt-get install chromium"),
-    pytest.mark.timeout(300),
-]
+pytestmark = pytest.mark.timeout(300)
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images" / "webpay"
 PICTURES = os.environ.get("TRONCAL_SCREENSHOTS") == "1"
@@ -39,15 +31,6 @@ PLANS = (
     Plan(name="Tienda directa", mode="direct"),
     Plan(name="Comercio 2G", form="2G"),
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")

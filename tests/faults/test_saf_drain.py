@@ -83,12 +83,14 @@ class Tap(Relay):
         super().__init__()
         self.tapes: list[tuple[Tape, Tape]] = []
 
-    async def _pass(self, stream: trio.SocketStream) -> None:
+    async def _pass(self, stream: trio.SocketStream, line: trio.CancelScope) -> None:
         async with await trio.open_tcp_stream(*self.target) as other, trio.open_nursery() as both:
+            self._lines[line].append(other)
             asked, answered = Tape(), Tape()
             self.tapes.append((asked, answered))
-            both.start_soon(self._copy, _Taped(stream, asked), other, both.cancel_scope)
-            both.start_soon(self._copy, _Taped(other, answered), stream, both.cancel_scope)
+            there, back = _Taped(stream, asked), _Taped(other, answered)
+            both.start_soon(self._copy, "there", there, other, both.cancel_scope)
+            both.start_soon(self._copy, "back", back, stream, both.cancel_scope)
 
     async def answered(self, count: int) -> None:
         """Wait until ceibo has answered so often over the newest connection."""
