@@ -42,8 +42,8 @@ demo: $(VENV)/native
 test: export PATH := $(CURDIR)/$(BIN):$(PATH)
 test: $(VENV)/native $(VENV)/test
 	@sh tools/browser-package
-	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not alone"
-	$(PY) -m pytest -m alone
+	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not alone"; together=$$?; \
+		$(PY) -m pytest -m alone && exit $$together
 
 # bench/report.html and .md. PostgreSQL, jPOS and moov-io are measured where their tools are
 # (apt install postgresql default-jdk-headless maven golang-go), and else said to be missing.

@@ -77,16 +77,17 @@ async def test_ty_48_wrong_credentials(tmp_path: Path, clock: Clock, status: int
     async with guarded(tmp_path, "oauth2+api_key", more).running(clock) as house:
         form = b"grant_type=client_credentials&client_id=verde-id&client_secret=verde-secret"
         token = (await ask(house, "oauth/token", form)).json()["access_token"]
-        other = form.replace(b"client_credentials", b"password")
-        password = other + b"&username=verde-id&password=verde-secret"
+        person = form.replace(b"client_credentials", b"password")
+        password = person + b"&username=verde-id&password=verde-secret"
         assert (await ask(house, "oauth/token", password)).status_code == 200
-        assert (await ask(house, "oauth/token", other)).status_code == 401
+        assert (await ask(house, "oauth/token", person)).status_code == 401
         assert (await ask(house, "oauth/token", form + b"x")).status_code == 401
         key = {"x-api-key": "verde-secret"}
         bearer = {"authorization": f"Bearer {token}"}
+        other = token[:-1] + ("1" if token[-1] == "0" else "0")
         wrong = [
             {}, key, bearer, {**bearer, "x-api-key": "wrong"},
-            {**key, "authorization": f"Bearer {token[:-1]}0"},
+            {**key, "authorization": f"Bearer {other}"},
             {**key, "authorization": "Bearer rojo.99999999999.00.00"},
             {**key, "authorization": f"Basic {token}"},
         ]  # fmt: skip
