@@ -65,6 +65,7 @@ setup(
             )
             for name in modules
         ],
+        nthreads=os.cpu_count() or 1,
         # The coverage plugin wants the generated C beside its source.
         build_dir=None if TRACE else "build/cython",
         compiler_directives={
