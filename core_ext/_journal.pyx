@@ -216,7 +216,7 @@ cdef enum:
     RING = 8  # group buffers
     PAYLOAD_MAX = (1 << 24) - 1
     GROUP_MAX = 1 << 30
-    ZERO_CHUNK = 64 * 1024  # one zero write: long enough to be cheap, short enough not to be felt
+    ZERO_CHUNK = 256 * 1024  # one zero write: long enough to be cheap, short enough not to be felt
     ZERO_PAUSE_US = 4000  # between chunks when nobody is waiting for them: 64 MB/s
     IDLE_US = 500_000  # how stale the free space of the file system may be
     STARVED_US = 50_000  # between attempts on a full disk

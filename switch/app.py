@@ -26,7 +26,7 @@ from protocols.session import NETWORK, TERMINAL, PeerKey, SignOnGuard
 from switch.admin import AdminServer
 from switch.clock import Clock, SystemClock
 from switch.config import Address, Config, ConfigError, parse_address
-from switch.flows.registry import Entity, Host, Network, Terminal
+from switch.flows.registry import Entity, Host, Network, PeerKeyRecord, Terminal
 from switch.flows.step import Step
 from switch.net import certificates
 from switch.net.driver import Driver
@@ -80,7 +80,8 @@ class App:
     ) -> None:  # fmt: skip
         self.config = config
         self.node = Node(config, master, clock or SystemClock(), config.data)
-        self._nobodys_key = master.seal(bytes(32), purpose="peer-keys", owner=NOBODY)
+        sealed = master.seal(bytes(32), purpose="peer-keys", owner=NOBODY)
+        self._nobodys_key = PeerKeyRecord(0, sealed, "hmac-sha256", 0)
         self.stop = trio.Event()
         self._ops_stop = trio.Event()
         self.draining = False
@@ -277,19 +278,18 @@ class App:
     def _peer_key(
         self, peer: Terminal | Network | None, role: str, number: str, version: int, served: bool
     ) -> PeerKey | None:
-        """The peer's key, or None. Some key is unsealed in any case, so that a clock does not tell
-        which numbers and versions there are."""
-        keys = () if peer is None else peer.keys
-        record = next((r for r in keys if r.version == version), None)
-        owner, sealed, algorithm = f"{role}:{number}:{version}", b"", "hmac-sha256"
-        good = record is not None and peer is not None and served and not peer.disabled
-        if record is not None and record.until_ns and record.until_ns <= self.node.clock.wall_ns():
-            good = False
-        if good and record is not None:
-            sealed, algorithm = record.sealed, record.algorithm
-        else:
-            owner, sealed = NOBODY, self._nobodys_key
-        key = PeerKey(self.node.master.open(sealed, purpose="peer-keys", owner=owner), algorithm)
+        """The peer's key, or None. The same steps whatever is missing, and some key is unsealed in
+        any case, so that a clock does not tell which numbers and versions there are."""
+        keys = [] if peer is None else [key for key in peer.keys if key.version == version]
+        record = keys[0] if keys else self._nobodys_key
+        lasts = record.until_ns == 0 or self.node.clock.wall_ns() < record.until_ns
+        known = record is not self._nobodys_key
+        good = known and lasts and served and peer is not None and not peer.disabled
+        owner = f"{role}:{number}:{version}"
+        if not good:
+            record, owner = self._nobodys_key, NOBODY
+        opened = self.node.master.open(record.sealed, purpose="peer-keys", owner=owner)
+        key = PeerKey(opened, record.algorithm)
         return key if good else None
 
     def _terminal_request(self, step: Any, peer: Peer, message: Any) -> None:

@@ -23,7 +23,7 @@ from core_ext._batch import Batch
 from core_ext._ledger import ACCOUNT_BYTES, HOLD_BYTES, KEY_BYTES, Ledger, NullSink
 from core_ext.results import Result
 
-BATCH = 1024  # about what one turn of a busy node brings
+BATCH = 1024
 HOLDS = 524_288  # a measurement
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 5_000_000)
 NOW = 1_790_000_000_000_000_000

@@ -643,8 +643,8 @@ class Torture:
                 f"{sum(c.unanswered for c in cashiers)} requests without one, "
                 f"{sum(c.resent for c in cashiers)} resent, "
                 f"{sum(c.repeats for c in cashiers)} repeats",
-                f"settled after faults in {max(figures.live_s):.1f} s at most; longest answer in "
-                f"good weather for red {figures.longest_wait_s:.1f} s",
+                f"settled after faults in {max(figures.live_s, default=0.0):.1f} s at most; "
+                f"longest answer in good weather for red {figures.longest_wait_s:.1f} s",
             )
         )
 
