@@ -8,6 +8,7 @@ from setuptools import Extension, setup
 MODULES = [
     "core_ext._batch",
     "core_ext._counters",
+    "core_ext._deposit",
     "core_ext._desk",
     "core_ext._frames",
     "core_ext._iso8583",
@@ -28,7 +29,7 @@ MODULES = [
 ]
 
 ONLY = os.environ.get("TRONCAL_ONLY")  # a developer's incremental build of a few modules
-TRACE = os.environ.get("TRONCAL_TRACE") == "1"  # coverage build, slow
+TRACE = os.environ.get("TRONCAL_TRACE") == "1"  # counts lines and branches (gcov), slow
 SANITIZE = os.environ.get("TRONCAL_SANITIZE") == "1"  # AddressSanitizer and UBSan
 
 cflags = [
@@ -48,7 +49,9 @@ if SANITIZE:
         "-fsanitize=address,undefined",
         "-fno-sanitize-recover=undefined",
     ]
-macros = [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")] if TRACE else []
+if TRACE:
+    cflags = ["-O0", "-g1", "-fno-strict-aliasing", "--coverage", "-fprofile-update=atomic"]
+link = ["-fsanitize=address,undefined"] if SANITIZE else ["--coverage"] if TRACE else []
 
 modules = [m for m in MODULES if not ONLY or m.rpartition(".")[2] in ONLY.split(",")]
 
@@ -59,15 +62,13 @@ setup(
                 name,
                 [name.replace(".", "/") + ".pyx"],
                 extra_compile_args=cflags,
-                extra_link_args=["-fsanitize=address,undefined"] if SANITIZE else [],
-                define_macros=macros,
+                extra_link_args=link,
                 libraries=["pthread", "dl"],
             )
             for name in modules
         ],
         nthreads=os.cpu_count() or 1,
-        # The coverage plugin wants the generated C beside its source.
-        build_dir=None if TRACE else "build/cython",
+        build_dir="build/cython",
         compiler_directives={
             "language_level": 3,
             "boundscheck": True,
@@ -77,7 +78,6 @@ setup(
             "embedsignature": False,
             "auto_pickle": False,
             "autotestdict": False,
-            "linetrace": TRACE,
         },
     ),
     options={"build_ext": {"parallel": os.cpu_count()}},

@@ -61,6 +61,9 @@ cdef class Batch:
         uint32_t row_limit
     ) except -1
     cdef int add_clear(self, const unsigned char* key, bint row) except -1
+    cdef int add_account(
+        self, const unsigned char* id, uint32_t ledger, uint16_t code, uint16_t profile
+    ) except -1  # without flags and credit
 
     cdef int _declare(self, Command* c, const Declared* declared, bint linked) except -1
     cdef Command* _begin(self, int op) except NULL

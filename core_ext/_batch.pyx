@@ -248,6 +248,18 @@ cdef class Batch:
         c.options = C_ROW if row else 0
         return self._end_alone(c)
 
+    cdef int add_account(
+        self, const unsigned char* id, uint32_t ledger, uint16_t code, uint16_t profile
+    ) except -1:
+        cdef Command* c = self._begin(OP_ACCOUNT)
+        memcpy(&c.id, id, 16)
+        c.ledger = ledger
+        c.code = code
+        c.flags = 0
+        c.amount = 0
+        c.profile = profile
+        return self._declare(c, NULL, False)
+
     # -- from Python
 
     def outcome(self, Py_ssize_t index):

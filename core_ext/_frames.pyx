@@ -28,7 +28,6 @@ from core_ext._mac import MacKey as _MacKey
 
 
 cdef enum:
-    SPARE_BYTES = 16384           # an empty buffer larger than this goes back to the system
     SMALLEST_BYTES = 512
 
 # --------------------------------------------------------------------------------------- buffer
@@ -65,18 +64,19 @@ cdef int append(Buffer* b, const unsigned char* p, Py_ssize_t n) except -1:
 
 
 cdef void consume_to(Buffer* b, const Cursor* c) noexcept:
-    """Forget what the cursor has passed; an idle connection keeps only a small buffer."""
+    """Forget what the cursor has passed; a connection with nothing held keeps no buffer.
+
+    Of thousands most are idle; the next read finds the same memory again.
+    """
     b.start = c.at - b.data if b.data != NULL else 0
     if b.start == b.stop:
-        clear(b, b.capacity > SPARE_BYTES)
+        clear(b)
 
 
-cdef void clear(Buffer* b, bint release) noexcept:
-    b.start = b.stop = 0
-    if release:
-        free(b.data)
-        b.data = NULL
-        b.capacity = 0
+cdef void clear(Buffer* b) noexcept:
+    free(b.data)
+    b.data = NULL
+    b.start = b.stop = b.capacity = 0
 
 
 cdef inline Cursor over(const Buffer* b) noexcept:
@@ -221,7 +221,7 @@ cdef class LengthPrefixed:
             raise ValueError("frame_bytes_max does not fit the length field")
 
     def __dealloc__(self):
-        clear(&self._buffer, True)
+        clear(&self._buffer)
 
     cdef Py_ssize_t wire_length(self, Py_ssize_t n) noexcept:
         """What the length field says of a frame of n bytes."""
@@ -276,7 +276,7 @@ cdef class LengthPrefixed:
                 break
             frames.append(frame)
         if self.broken is not None:
-            clear(&self._buffer, True)
+            clear(&self._buffer)
         else:
             consume_to(&self._buffer, &c)
         return frames
@@ -402,7 +402,7 @@ cdef class Channel:
         self.frame_bytes_max = frame_bytes_max
 
     def __dealloc__(self):
-        clear(&self._buffer, True)
+        clear(&self._buffer)
 
     @property
     def frame_bytes_max(self):
@@ -456,7 +456,7 @@ cdef class Channel:
     cdef void stop(self, int fault) noexcept:
         """The stream is of no use from here on: drop what is held."""
         self.fault = fault
-        clear(&self._buffer, True)
+        clear(&self._buffer)
 
     def first(self):
         """The first whole frame, payload and MAC, neither verified nor counted; None: none yet.

@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 
 from libc.string cimport memset
 
-from core_ext._cursor cimport Pen, pen, put
+from core_ext._cursor cimport Cursor, Pen, pen, put
 from core_ext._ledger cimport DONE, Batch, Command, Id, Ledger
 from core_ext._mac cimport Sealed, SeedVault, TotpRule
 from core_ext._pack cimport Text, put_array, put_chars, put_uint
@@ -28,7 +28,10 @@ cdef enum Why:     # why a request is left to the flows; MINE: it is not
     TIME = 12      # the times told are over
     STATE = 13     # of a hold to be captured or released
     PAPER = 14     # a ticket with signs that are not plain
-    WHYS = 15
+    COUNT = 15     # of a deposit: near, or over, a limit or the threshold of a declaration
+    CAP = 16       # of a deposit: an alarm about the network's position is due
+    NAME = 17      # of a deposit: its holder's name has rare letters
+    WHYS = 18
 
 cdef enum:
     SPACE_NETWORKS = 1
@@ -90,14 +93,19 @@ cdef struct Card:          # texts lie in the record store: good until the next 
     Text account
     Text currency
     Text seed
+    Text mode
     Text tier
     Text expires
+    bint active
     bint pays              # cash_out is among its kinds
+    bint takes             # deposit is
     Id lock                # of its tries and steps in the ledger
 
-cdef struct Grant:         # what `examine` found
+cdef struct Grant:         # what `examine` or `examine_deposit` found
     Card card
-    int64_t step           # the code's, to be consumed
+    bint deposit           # else a cash_out
+    Text name              # of a deposit's holder, masked
+    int64_t step           # the code's, to be consumed; 0: there is none
     Id hold                # id in the ledger
     Id clearing
     uint64_t fingerprint
@@ -107,6 +115,12 @@ cdef struct Tier:
     unsigned char name[32]
     Py_ssize_t n
     Bounds bounds
+
+cdef struct Rules:         # of one kind of operation
+    bint open              # it is decided here at all
+    Bounds bounds
+    Tier tiers[TIERS_MAX]
+    int tier_count
 
 cdef struct Clearing:      # of one currency
     unsigned char currency[3]
@@ -153,10 +167,7 @@ cdef class Issuer:
     cdef Batch _batch
     cdef bint _night
     cdef public bint wants_clearing   # a request met a currency whose account was not told
-    cdef bint _open            # cash_out is decided here at all
-    cdef Bounds _bounds
-    cdef Tier _tiers[TIERS_MAX]
-    cdef int _tier_count
+    cdef Rules _rules[2]       # of cash_out, of deposit
     cdef Clearing _clearings[CURRENCIES_MAX]
     cdef int _clearing_count
     cdef int32_t _iso_day
@@ -172,9 +183,16 @@ cdef class Issuer:
     cdef int examine(self, const HoldAsk* m, int64_t now_ns, Grant* g) except -1
     cdef int find_cards(self, const HoldAsk* m, int64_t now_s, Card* cards, int* count) noexcept
     cdef bint find_person(self, const HoldAsk* m, Text* value) noexcept
-    cdef int judge(self, const HoldAsk* m, const Card* card) noexcept
+    cdef int examine_deposit(
+        self, const HoldAsk* m, Text chosen, Text depositor, int64_t now_ns, Pen* w, Grant* g
+    ) noexcept
+    cdef int find_deposit_card(self, Cursor* c, Text chosen, Card* card) noexcept
+    cdef int judge(self, const HoldAsk* m, const Card* card, const Rules* rules) noexcept
+    cdef int settle_grant(self, const HoldAsk* m, Grant* g) noexcept
     cdef bint find_clearing(self, Text currency, Id* account) noexcept
-    cdef uint64_t fingerprint(self, const HoldAsk* m) noexcept
+    cdef uint64_t fingerprint(
+        self, const HoldAsk* m, bint deposit, Text chosen, Text depositor
+    ) noexcept
     cdef void authorize(self, const Id* hold, unsigned char* out) noexcept
     cdef Py_ssize_t encode(
         self, const HoldAsk* m, const Grant* g, int64_t now_ns, bint captured, unsigned char* out,

@@ -25,6 +25,7 @@ class Issuer:
     ) -> Issuer: ...
     def set_rules(
         self,
+        kind: str,
         open: bool,
         bounds: tuple[int, int, int],
         tiers: dict[str, tuple[int, int, int]],

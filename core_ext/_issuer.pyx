@@ -1,4 +1,5 @@
-"""The issuer's common decisions: a cash_out proved by a TOTP code, its capture, its release.
+"""The issuer's common decisions: a cash_out proved by a TOTP code, its capture, its release; a
+deposit on a card of the person named.
 
 The flows of `switch.flows.ceibo` and `switch.flows.tokens` are the reference: what is decided here
 is decided there in the same way, with the same records, byte for byte, and the same ledger. What
@@ -21,6 +22,7 @@ from core_ext._ledger cimport (
     DONE, H_METERED, H_NIGHT, OPEN, POLICY_ASK, Batch, CaptureTerms, Hold, HoldTerms, Id, Ledger,
 )
 from core_ext._mac cimport Sealed, SeedVault
+from core_ext._names cimport mask_name
 from core_ext._pack cimport (
     Text, field_is, is_text, nothing, put_array, put_bool, put_chars, put_decimal, put_str,
     put_struct, put_uint, same, skip, split_array, take_array, take_bin, take_str, text, text_at,
@@ -40,6 +42,13 @@ cdef enum:
 # 32 letters and digits that nobody confuses, as in the flows.
 cdef const char* ALPHABET = b"ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 cdef dict HASHES = {"sha1": 0, "sha256": 1, "sha512": 2}
+
+
+cdef inline void put_kind(Pen* w, bint deposit) noexcept nogil:
+    if deposit:
+        put_chars(w, b"deposit", 7)
+    else:
+        put_chars(w, b"cash_out", 8)
 
 
 cdef void civil(int32_t day, unsigned char* out) noexcept nogil:
@@ -69,34 +78,42 @@ cdef bint before(const unsigned char* a, Text b) noexcept nogil:
     return False
 
 
-cdef int read_card(const unsigned char* value, Py_ssize_t n, Card* card) noexcept nogil:
-    """Read a card's record; 1 active and of the usual kind, 0 not active, -1 to be left alone."""
+cdef bint parse_card(const unsigned char* value, Py_ssize_t n, Card* card) noexcept nogil:
+    """Read a card's record; False: not as cards usually are."""
     cdef Cursor c = cursor(value, n)
-    cdef Text mode, state
+    cdef Text kind
     cdef Py_ssize_t kinds
     if take_array(&c) < CARD_FIELDS:
-        return -1
+        return False
     card.id = take_str(&c)
     card.person = take_str(&c)
     card.account = take_bin(&c)
     card.currency = take_str(&c)
     card.seed = take_bin(&c)
-    mode = take_str(&c)
-    state = take_str(&c)
+    card.mode = take_str(&c)
+    card.active = is_text(take_str(&c), b"active", 6)
     card.tier = take_str(&c)
-    card.pays = False
+    card.pays = card.takes = False
     kinds = take_array(&c)
     while kinds and not c.short:
         kinds -= 1
-        if is_text(take_str(&c), b"cash_out", 8):
+        kind = take_str(&c)
+        if is_text(kind, b"cash_out", 8):
             card.pays = True
+        elif is_text(kind, b"deposit", 7):
+            card.takes = True
     card.expires = take_str(&c)
-    if c.short:
-        return -1
-    if not is_text(state, b"active", 6):
+    return (not c.short and card.account.n == 16 and card.currency.n == 3
+            and card.expires.n in (0, 10))
+
+
+cdef int read_card(const unsigned char* value, Py_ssize_t n, Card* card) noexcept nogil:
+    """Read a card that pays by TOTP; 1 active and usual, 0 not active, -1 to be left alone."""
+    cdef bint usual = parse_card(value, n, card)
+    if usual and not card.active:
         return 0
-    if (not is_text(mode, b"totp", 4) or card.account.n != 16 or card.currency.n != 3
-            or not SEALED_MIN <= card.seed.n <= SEALED_MAX or card.expires.n not in (0, 10)
+    if (not usual or not is_text(card.mode, b"totp", 4)
+            or not SEALED_MIN <= card.seed.n <= SEALED_MAX
             or not lock_of(b"car:", card.id, nothing(), &card.lock)):
         return -1
     return 1
@@ -175,36 +192,40 @@ cdef class Issuer:
         self._iso_day = -1
         self._batch = Batch()
 
-    def set_rules(self, bint open, tuple bounds not None, dict tiers not None, bint night):
+    def set_rules(
+        self, str kind not None, bint open, tuple bounds not None, dict tiers not None, bint night
+    ):
         """What holds from now on.
 
         Args:
-            open: False: no cash_out is decided here, whatever it is.
+            kind: cash_out or deposit.
+            open: False: none of this kind is decided here, whatever it is.
             bounds: least, most and multiple of any amount.
             tiers: the same for the tiers that have bounds of their own, which hold beside it.
-            night: night windows count what is done now.
+            night: night windows count what is done now, of either kind.
 
         Raises:
             ValueError: more tiers, or longer names, than there is room for; nothing is decided.
         """
         cdef bytes name
         cdef Tier* tier
-        self._open = False
-        self._bounds = bounds_of(bounds)
-        self._tier_count = 0
+        cdef Rules* rules = &self._rules[("cash_out", "deposit").index(kind)]
+        rules.open = False
+        rules.bounds = bounds_of(bounds)
+        rules.tier_count = 0
         if len(tiers) > TIERS_MAX:
             raise ValueError("at most 32 tiers have bounds of their own")
         for key, value in tiers.items():
             name = key.encode()
-            tier = &self._tiers[self._tier_count]
+            tier = &rules.tiers[rules.tier_count]
             if len(name) > <Py_ssize_t> sizeof(tier.name):
                 raise ValueError("the name of a tier has at most 32 bytes")
             memcpy(tier.name, <const char*> name, len(name))
             tier.n = len(name)
             tier.bounds = bounds_of(value)
-            self._tier_count += 1
+            rules.tier_count += 1
         self._night = night
-        self._open = open
+        rules.open = open
 
     def add_clearing(self, str currency not None, bytes account not None):
         """Tell the clearing account of a currency, once it exists in the ledger."""
@@ -301,7 +322,7 @@ cdef class Issuer:
         cdef uint64_t stamp
         memcpy(key, m.network.p, 4)
         memcpy(key + 4, m.operation.p, 12)
-        if not self._open:
+        if not self._rules[0].open:
             return OFF
         if (not self._records.lookup(SPACE_CEIBO, key, 16, &value, &n)
                 or not split_array(value, n, at, HOLD_FIELDS) or not undecided_hold(at, m)):
@@ -345,7 +366,7 @@ cdef class Issuer:
         cdef int64_t now_s = now_ns // 1_000_000_000
         cdef uint64_t code = 0
         cdef int count = 0, hits = 0, hit = 0, why, i
-        if not self._open or (self._bound_above and m.amount > self._bound_above):
+        if not self._rules[0].open or (self._bound_above and m.amount > self._bound_above):
             return OFF
         if m.token.n != self._rule.digits:
             return FORM
@@ -371,15 +392,99 @@ cdef class Issuer:
             return CODE
         g.card = cards[hit]
         g.step = found[hit]
-        why = self.judge(m, &g.card)
+        why = self.judge(m, &g.card, &self._rules[0])
         if why != MINE:
             return why
+        g.deposit = False
+        g.name = nothing()
+        g.fingerprint = m.declared or self.fingerprint(m, False, nothing(), nothing())
+        return self.settle_grant(m, g)
+
+    cdef int examine_deposit(
+        self, const HoldAsk* m, Text chosen, Text depositor, int64_t now_ns, Pen* w, Grant* g
+    ) noexcept:
+        """Whether the issuer's part of a deposit is common and would be granted; a `Why`. Changes
+        nothing; as `Ceibo._decide_deposit`.
+
+        Args:
+            chosen: the card that was named; empty where none was.
+            depositor: who brings the cash; empty where it is the holder.
+            w: takes the masked name.
+        """
+        cdef const unsigned char* start = w.at
+        cdef int64_t now_s = now_ns // 1_000_000_000
+        cdef Id terminal, cashier
+        cdef Text person, name
+        cdef Cursor c
+        cdef int why
+        if not self._rules[1].open:
+            return OFF
+        if not (lock_of(b"ask:", m.terminal, nothing(), &terminal)
+                and lock_of(b"ask:", m.network, m.cashier, &cashier)):
+            return FORM
+        if (self._ledger.lock_ends_s(<const unsigned char*> &terminal) > now_s
+                or self._ledger.lock_ends_s(<const unsigned char*> &cashier) > now_s):
+            return CODE
+        if not self.find_person(m, &person):
+            return PERSON
+        c = cursor(person.p, person.n)
+        if take_array(&c) < PERSON_FIELDS:
+            return PERSON
+        skip(&c, 3)
+        name = take_str(&c)
+        skip(&c, 1)
+        why = self.find_deposit_card(&c, chosen, &g.card)
+        if why == MINE:
+            why = self.judge(m, &g.card, &self._rules[1])
+        if why != MINE:
+            return why
+        if not mask_name(name, w):
+            return NAME
+        g.deposit = True
+        g.name = text(start, w.at - start)
+        g.step = 0
+        g.fingerprint = self.fingerprint(m, True, chosen, depositor)
+        return self.settle_grant(m, g)
+
+    cdef int find_deposit_card(self, Cursor* c, Text chosen, Card* card) noexcept:
+        """The card named, the only active one, or the person's default, as `_deposit_card`; the
+        cursor stands before the person's cards."""
+        cdef Card cards[CARDS_MAX]
+        cdef const unsigned char* value = NULL
+        cdef Text id
+        cdef Py_ssize_t n = 0, left = take_array(c)
+        cdef int count = 0, i
+        if left > CARDS_MAX:
+            return PERSON
+        while left:
+            left -= 1
+            id = take_str(c)
+            if c.short or id.n > KEY_MAX:
+                return PERSON
+            if chosen.n and not same(id, chosen):
+                continue
+            if not self._records.lookup(SPACE_CARDS, id.p, id.n, &value, &n):
+                continue
+            if not parse_card(value, n, &cards[count]):
+                return CARD
+            if cards[count].active:
+                count += 1
+        id = take_str(c)
+        if c.short:
+            return PERSON
+        for i in range(count):
+            if count == 1 or same(cards[i].id, id):
+                card[0] = cards[i]
+                return MINE
+        return CARD
+
+    cdef int settle_grant(self, const HoldAsk* m, Grant* g) noexcept:
+        """The rest of what a hold needs: accounts, its id, the authorisation."""
         if not self.find_clearing(m.currency, &g.clearing):
             self.wants_clearing = True
             return ACCOUNT
         memcpy(&g.hold, m.network.p, 4)
         memcpy(<unsigned char*> &g.hold + 4, m.operation.p, 12)
-        g.fingerprint = m.declared or self.fingerprint(m)
         self.authorize(&g.hold, g.authorization)
         return MINE
 
@@ -457,10 +562,11 @@ cdef class Issuer:
         value[0] = text(found, n)
         return True
 
-    cdef int judge(self, const HoldAsk* m, const Card* card) noexcept:
+    cdef int judge(self, const HoldAsk* m, const Card* card, const Rules* rules) noexcept:
         """What the card itself has to say, as `Ceibo._card_refusal`."""
+        cdef bint may = card.pays if rules == &self._rules[0] else card.takes
         cdef Py_ssize_t i
-        if not card.pays or not same(card.currency, m.currency):
+        if not may or not same(card.currency, m.currency):
             return CARD
         if card.expires.n:
             if self._iso_day != m.day:
@@ -468,22 +574,24 @@ cdef class Issuer:
                 self._iso_day = m.day
             if before(card.expires.p, text(self._iso, 10)):
                 return CARD
-        if not allows(&self._bounds, m.amount):
+        if not allows(&rules.bounds, m.amount):
             return AMOUNT
-        for i in range(self._tier_count):
-            if same(card.tier, text(self._tiers[i].name, self._tiers[i].n)):
-                if not allows(&self._tiers[i].bounds, m.amount):
+        for i in range(rules.tier_count):
+            if same(card.tier, text(rules.tiers[i].name, rules.tiers[i].n)):
+                if not allows(&rules.tiers[i].bounds, m.amount):
                     return AMOUNT
         return MINE
 
     # ---- what is written
 
-    cdef uint64_t fingerprint(self, const HoldAsk* m) noexcept:
+    cdef uint64_t fingerprint(
+        self, const HoldAsk* m, bint deposit, Text chosen, Text depositor
+    ) noexcept:
         """Digest of the request as an `IssuerHold` in MessagePack, as `Fingerprint` makes it."""
         cdef unsigned char out[ASK_BYTES_MAX]
         cdef Pen w = pen(out, sizeof(out))
         put_array(&w, 1)
-        put_struct(&w, 13)
+        put_struct(&w, 12 + (not deposit) + (chosen.n > 0) + (depositor.n > 0))
         put_chars(&w, b"op", 2)
         put_chars(&w, b"issuer_hold", 11)
         put_chars(&w, b"network", 7)
@@ -491,7 +599,7 @@ cdef class Issuer:
         put_chars(&w, b"operation", 9)
         put_str(&w, m.operation)
         put_chars(&w, b"kind", 4)
-        put_chars(&w, b"cash_out", 8)
+        put_kind(&w, deposit)
         put_chars(&w, b"amount", 6)
         put_uint(&w, <uint64_t> m.amount)
         put_chars(&w, b"currency", 8)
@@ -512,8 +620,15 @@ cdef class Issuer:
         else:
             put_chars(&w, b"phone", 5)
             put_str(&w, m.phone)
-        put_chars(&w, b"token", 5)
-        put_str(&w, m.token)
+        if not deposit:
+            put_chars(&w, b"token", 5)
+            put_str(&w, m.token)
+        if chosen.n:
+            put_chars(&w, b"card", 4)
+            put_str(&w, chosen)
+        if depositor.n:
+            put_chars(&w, b"depositor", 9)
+            put_str(&w, depositor)
         # Normal forms are short: what does not fit here was refused before.
         return siphash24(self._fingerprint, out, w.at - out)
 
@@ -535,7 +650,7 @@ cdef class Issuer:
         put_array(&w, 27)
         put_str(&w, m.network)
         put_str(&w, m.operation)
-        put_chars(&w, b"cash_out", 8)
+        put_kind(&w, g.deposit)
         put_uint(&w, <uint64_t> m.amount)
         put_str(&w, m.currency)
         put_uint(&w, g.fingerprint)
@@ -552,7 +667,7 @@ cdef class Issuer:
         put_str(&w, text(g.authorization, 6))
         put_uint(&w, 0)  # fee
         put_uint(&w, 0)  # commission
-        put_str(&w, nothing())  # name
+        put_str(&w, g.name)
         put_str(&w, m.terminal)
         put_str(&w, m.branch)
         put_bool(&w, False)  # compensated

@@ -63,6 +63,7 @@ cdef class TerminalLane(Lane):
         self, Straight straight, const Request* r, int64_t now_ns, unsigned char* texts, Told* told,
         Ticket* ticket,
     ) except -1
+    cdef Py_ssize_t _echo(self, const Request* r, bint json, unsigned char* out) noexcept
     cdef Py_ssize_t _encode(
         self, const Told* told, const Ticket* ticket, bint json, unsigned char* out
     ) except -1
@@ -76,8 +77,9 @@ cdef class Lanes:
     cdef void* _events
     cdef int _ready
     cdef int _next
-    cdef dict _sources            # by socket
-    cdef dict _lanes
+    cdef list _sources            # by socket; None: it is not attended to
+    cdef list _lanes
+    cdef double* _look            # when to name it in `due`
     cdef Lane _current            # has more for the next step
     cdef object _current_source
     cdef unsigned char* _scratch
@@ -93,6 +95,7 @@ cdef class Lanes:
     cdef int hold(
         self, Lane lane, const unsigned char* payload, Py_ssize_t n, int64_t mono_ns
     ) except -1
+    cdef int _reach(self, int fd) except -1
     cdef int _make_room(self, Py_ssize_t n) except -1
     cdef void _drop_first(self) noexcept
     cdef int _write(self, Lane lane, list left) except -1

@@ -24,7 +24,8 @@ from core_ext._issuer cimport MINE
 from core_ext._journal cimport Journal
 from core_ext._pack cimport Text, put_array, put_str, text
 from core_ext._payload cimport (
-    ANSWER_MAX, DELIVERED, Request, Told, read, write_json, write_msgpack,
+    ANSWER_MAX, DELIVERED, ECHO, ECHO_ANSWER, Request, Told, read, write_echo, write_json,
+    write_msgpack,
 )
 from core_ext._straight cimport Done, Marked, Straight
 from core_ext._ticket cimport Ticket
@@ -56,7 +57,9 @@ cdef enum:
     EVENTS_MAX = 1024          # sockets served in one pass; the rest is still readable in the next
     READ_BYTES_MAX = 32768
     FRAME_SPARE = 10           # length and MAC around a payload
-    OUT_KEPT = 16384           # a larger output buffer goes back to the system once it is empty
+    NO_REQUEST = -1            # in place of the time at which a request came
+
+cdef double NEVER_S = float("inf")
 
 
 cdef class Lane:
@@ -114,7 +117,8 @@ cdef class Lane:
 
 @cython.final
 cdef class TerminalLane(Lane):
-    """One session of a terminal: its plain cash_outs, and marks of their delivery, are decided.
+    """One session of a terminal: its plain cash_outs and deposits, and marks of their delivery, are
+    decided, and its echoes answered.
 
     The counters of its MACs are those of the session's channel, so that both ways may take turns.
 
@@ -174,6 +178,13 @@ cdef class TerminalLane(Lane):
             if room[0] <= 0:
                 return FULL
             json = p[0] == 123
+            if r.op == ECHO or r.op == ECHO_ANSWER:
+                self._channel.skip()
+                room[0] -= 1
+                if r.op == ECHO:
+                    n = self._echo(&r, json, answer)
+                    lanes.hold(self, answer, n, NO_REQUEST)
+                continue
             if not self._decide(lanes.straight, &r, now_ns, texts, &told, &ticket):
                 return LEFT
             self._channel.skip()
@@ -199,8 +210,10 @@ cdef class TerminalLane(Lane):
             memcpy(texts, marked.operation, 28)  # they lie side by side
             told.amount, told.fee = marked.amount, marked.fee
             told.original = 0 if r.trace == marked.trace else marked.trace
+            told.deposit = marked.deposit
         else:
-            if straight.decide(terminal, &r.cash_out, now_ns, &done, ticket) != MINE:
+            told.deposit = r.operation.deposit
+            if straight.decide(terminal, &r.operation, now_ns, &done, ticket) != MINE:
                 return False
             memcpy(texts, done.operation, 28)
             told.amount = done.amount
@@ -208,6 +221,11 @@ cdef class TerminalLane(Lane):
         told.authorization = text(texts + 12, 6)
         told.business_date = text(texts + 18, 10)
         return True
+
+    cdef Py_ssize_t _echo(self, const Request* r, bint json, unsigned char* out) noexcept:
+        cdef Pen w = pen(out, ANSWER_MAX)
+        write_echo(&w, r, json)
+        return w.at - out
 
     cdef Py_ssize_t _encode(
         self, const Told* told, const Ticket* ticket, bint json, unsigned char* out
@@ -253,8 +271,8 @@ cdef class Lanes:
         self.straight = straight
         self._journal = journal
         self._latency = latency
-        self._sources = {}
-        self._lanes = {}
+        self._sources = []
+        self._lanes = []
         self._events = malloc(EVENTS_MAX * sizeof(epoll_event))
         self._scratch = <unsigned char*> malloc(READ_BYTES_MAX)
         self._epoll = -1
@@ -273,6 +291,7 @@ cdef class Lanes:
         free(self._scratch)
         free(self._held)
         free(self._payloads)
+        free(self._look)
 
     def fileno(self):
         """Readable where a source is."""
@@ -283,28 +302,65 @@ cdef class Lanes:
         cdef epoll_event event
         event.events = EPOLLIN
         event.data.fd = fd
+        self._reach(fd)
         if epoll_ctl(self._epoll, EPOLL_CTL_ADD, fd, &event):
             raise OSError(errno, os.strerror(errno))
         self._sources[fd] = source
+        self._lanes[fd] = lane
+        self._look[fd] = NEVER_S
         if lane is not None:
-            self._lanes[fd] = lane
             lane.attended = True
+
+    cdef int _reach(self, int fd) except -1:
+        """Have a place for a socket of this number: 24 bytes for each that is open."""
+        cdef Py_ssize_t size = len(self._sources), larger
+        cdef void* look
+        if fd < 0:
+            raise ValueError("a socket's number is not negative")
+        if fd >= size:
+            larger = max(fd + 1, 64, size + size // 4)
+            look = realloc(self._look, larger * sizeof(double))
+            if look == NULL:
+                raise MemoryError
+            self._look = <double*> look
+            self._sources.extend([None] * (larger - size))
+            self._lanes.extend([None] * (larger - size))
+        return 0
 
     def remove(self, int fd):
         """Attend to it no more. Returns what was read but not decided, for Python (b"": nothing);
         None where it was not attended to."""
         cdef Lane lane
         cdef object rest = b""
-        if self._sources.pop(fd, None) is None:
+        if not 0 <= fd < len(self._sources) or self._sources[fd] is None:
             return None
+        self._sources[fd] = None
         epoll_ctl(self._epoll, EPOLL_CTL_DEL, fd, NULL)
-        lane = self._lanes.pop(fd, None)
+        lane = self._lanes[fd]
+        self._lanes[fd] = None
         if lane is not None:
             lane.attended = False
             rest = lane.surrender() or b""
             if lane is self._current:
                 self._current = self._current_source = None
         return rest
+
+    # ---- who is to be looked at
+
+    def look_at(self, int fd, source not None, double at_s):
+        """Name a source in `due` once, from `at_s` on; nothing where it is not attended to."""
+        if 0 <= fd < len(self._sources) and self._sources[fd] is source:
+            self._look[fd] = at_s
+
+    def due(self, double now_s):
+        """[(socket, source)] of those whose time to be looked at has come."""
+        cdef list found = []
+        cdef Py_ssize_t fd
+        for fd in range(len(self._sources)):
+            if self._look[fd] <= now_s and self._sources[fd] is not None:
+                self._look[fd] = NEVER_S
+                found.append((fd, self._sources[fd]))
+        return found
 
     # ---- a pass
 
@@ -349,7 +405,7 @@ cdef class Lanes:
             elif self._next < self._ready:
                 fd = (<epoll_event*> self._events)[self._next].data.fd
                 self._next += 1
-                source = self._sources.get(fd)
+                source = self._sources[fd]
                 if source is None:
                     continue
                 n = recv(fd, self._scratch, READ_BYTES_MAX, MSG_DONTWAIT)
@@ -357,7 +413,7 @@ cdef class Lanes:
                     if errno == EAGAIN or errno == EINTR:
                         continue
                     n = 0
-                lane = self._lanes.get(fd)
+                lane = self._lanes[fd]
                 if lane is not None:
                     lane.heard_s = now_s
                 if (n == 0 or lane is None or not decide or not lane.usable()
@@ -385,7 +441,7 @@ cdef class Lanes:
         self, Lane lane, const unsigned char* payload, Py_ssize_t n, int64_t mono_ns
     ) except -1:
         """Keep the answer of a request that was decided here until all that is in the journal now
-        is durable."""
+        is durable. `mono_ns`: when it came; NO_REQUEST: it is an echo's, which nobody counts."""
         cdef Held* held
         self._make_room(n)
         memcpy(self._payloads + self._payload_end, payload, n)
@@ -398,7 +454,8 @@ cdef class Lanes:
         Py_INCREF(lane)
         self._held_count += 1
         lane.in_flight += 1
-        self.taken += 1
+        if mono_ns != NO_REQUEST:
+            self.taken += 1
         return 0
 
     cdef int _make_room(self, Py_ssize_t n) except -1:
@@ -458,9 +515,10 @@ cdef class Lanes:
             lane._answered += 1
             if lane.fd >= 0:
                 lane.seal(self._payloads + self._payload_first, held.n)
-            self._latency.put(now_ns - held.at_ns)
+            if held.at_ns != NO_REQUEST:
+                self._latency.put(now_ns - held.at_ns)
+                count += 1
             self._drop_first()
-            count += 1
         for lane in lanes:
             self._write(lane, left)
         return count, left
@@ -481,8 +539,8 @@ cdef class Lanes:
         elif lane.owner is not None and (lane.reports or not lane.attended):
             left.append((lane.owner, b""))
         lane._out.n = 0
-        if lane._out.capacity > OUT_KEPT:
-            free(lane._out.data)
-            lane._out.data = NULL
-            lane._out.capacity = 0
+        # An idle connection keeps no buffer; of this size it is found again at once.
+        free(lane._out.data)
+        lane._out.data = NULL
+        lane._out.capacity = 0
         return 0

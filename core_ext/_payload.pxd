@@ -1,9 +1,9 @@
-"""A terminal's cash_out and its mark of delivery, and their answers, as payloads of session frames.
+"""What a terminal sends most, and the answers to it, as payloads of session frames.
 
-Read, in place, is the plain form of a `CashOut` or a `Delivered`, in JSON or MessagePack: every
-field once, texts of printable ASCII without escapes, whole numbers. Whatever else may also be meant
-(unknown fields, escapes, `1e3`) is for the general decoder: `read` says no, and never judges.
-Written is what msgspec writes.
+Read, in place, is the plain form of a `CashOut`, `Deposit`, `Delivered` or `Echo`, in JSON or
+MessagePack: every field once, texts of printable ASCII without escapes, whole numbers. Whatever
+else may also be meant (unknown fields, escapes, `1e3`) is for the general decoder: `read` says no,
+and never judges. Written is what msgspec writes.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -23,13 +23,19 @@ cdef enum Op:
     NO_OP = 0
     CASH_OUT = 1
     DELIVERED = 2
+    DEPOSIT = 3
+    ECHO = 4
+    ECHO_ANSWER = 5
 
-cdef struct CashOut:       # as the terminal sent it; texts in the caller's memory, not looked at
+cdef struct Operation:     # as the terminal sent it; texts in the caller's memory, not looked at
+    bint deposit           # else a cash_out
     Text cashier
     Text document_type
     Text document          # p is NULL where it was not sent; so for phone and branch
     Text phone
-    Text token
+    Text token             # of a cash_out
+    Text card              # of a deposit, as depositor
+    Text depositor
     Text currency
     Text branch
     int64_t amount
@@ -37,9 +43,11 @@ cdef struct CashOut:       # as the terminal sent it; texts in the caller's memo
 
 cdef struct Request:
     Op op
-    CashOut cash_out
+    Operation operation
     uint32_t original      # of a mark of delivery
     uint32_t trace         # 0: not sent; of any request
+    bint has_id            # of an echo
+    uint64_t id
 
 cdef struct Told:          # what an answer says about an approved operation
     Text operation
@@ -50,6 +58,7 @@ cdef struct Told:          # what an answer says about an approved operation
     uint32_t trace         # 0: none
     uint32_t original      # 0: not told
     bint delivered         # it was just marked, else it was just registered
+    bint deposit           # else a cash_out
 
 cdef enum Field:
     OP = 0
@@ -64,12 +73,15 @@ cdef enum Field:
     BRANCH = 9
     LOCAL_TIME = 10
     ORIGINAL = 11
-    NO_FIELD = 12
+    CARD = 12
+    DEPOSITOR = 13
+    ID = 14
+    NO_FIELD = 15
 
 
 cdef inline Field field_named(Text name) noexcept nogil:
-    if name.n == 2 and is_text(name, b"op", 2):
-        return OP
+    if name.n == 2:
+        return OP if is_text(name, b"op", 2) else ID if is_text(name, b"id", 2) else NO_FIELD
     if name.n == 5:
         if is_text(name, b"trace", 5):
             return TRACE
@@ -91,6 +103,10 @@ cdef inline Field field_named(Text name) noexcept nogil:
             return CURRENCY
     elif is_text(name, b"cashier", 7):
         return CASHIER
+    elif is_text(name, b"card", 4):
+        return CARD
+    elif is_text(name, b"depositor", 9):
+        return DEPOSITOR
     elif is_text(name, b"document_type", 13):
         return DOCUMENT_TYPE
     elif is_text(name, b"local_time", 10):
@@ -99,16 +115,19 @@ cdef inline Field field_named(Text name) noexcept nogil:
 
 
 cdef inline void begin(Request* r) noexcept nogil:
-    cdef CashOut* m = &r.cash_out
+    cdef Operation* m = &r.operation
     m.cashier = m.document = m.phone = m.token = m.currency = m.branch = nothing()
+    m.card = m.depositor = nothing()
     m.document_type = text(b"CI", 2)
     m.amount = 0
     m.trace = r.trace = r.original = 0
+    m.deposit = r.has_id = False
+    r.id = 0
     r.op = NO_OP
 
 
 cdef inline bint set_text(Request* r, Field field, Text value) noexcept nogil:
-    cdef CashOut* m = &r.cash_out
+    cdef Operation* m = &r.operation
     if field == CASHIER:
         m.cashier = value
     elif field == DOCUMENT_TYPE:
@@ -123,33 +142,57 @@ cdef inline bint set_text(Request* r, Field field, Text value) noexcept nogil:
         m.currency = value
     elif field == BRANCH:
         m.branch = value
+    elif field == CARD:
+        m.card = value
+    elif field == DEPOSITOR:
+        m.depositor = value
     elif field == LOCAL_TIME:
         return value.n <= LOCAL_TIME_MAX
-    elif is_text(value, b"cash_out", 8):
-        r.op = CASH_OUT
-    elif is_text(value, b"delivered", 9):
-        r.op = DELIVERED
     else:
-        return False
+        r.op = op_named(value)
+        return r.op != NO_OP
     return True
 
 
+cdef inline Op op_named(Text name) noexcept nogil:
+    if is_text(name, b"cash_out", 8):
+        return CASH_OUT
+    if is_text(name, b"delivered", 9):
+        return DELIVERED
+    if is_text(name, b"deposit", 7):
+        return DEPOSIT
+    if is_text(name, b"echo", 4):
+        return ECHO
+    if is_text(name, b"echo_answer", 11):
+        return ECHO_ANSWER
+    return NO_OP
+
+
 cdef inline bint is_number(Field field) noexcept nogil:
-    return field == AMOUNT_FIELD or field == TRACE or field == ORIGINAL
+    return field == AMOUNT_FIELD or field == TRACE or field == ORIGINAL or field == ID
 
 
 cdef inline bint whole(Request* r, uint32_t seen) noexcept nogil:
     """Whether what must be there is there, nothing strange beside it, and numbers in range."""
-    cdef uint32_t needed = 1 << OP | 1 << TRACE | 1 << CASHIER | 1 << TOKEN | 1 << AMOUNT_FIELD
-    cdef CashOut* m = &r.cash_out
-    needed |= 1 << CURRENCY
+    cdef uint32_t needed = 1 << OP | 1 << TRACE | 1 << CASHIER | 1 << AMOUNT_FIELD | 1 << CURRENCY
+    cdef uint32_t strange = 1 << ORIGINAL | 1 << ID
+    cdef Operation* m = &r.operation
     if seen >> <int> TRACE & 1 and not 1 <= r.trace <= TRACE_MAX:
         return False
     if r.op == DELIVERED:
         return (seen | 1 << TRACE) == (1 << OP | 1 << TRACE | 1 << ORIGINAL) and r.original >= 1
+    if r.op == ECHO or r.op == ECHO_ANSWER:
+        r.has_id = seen >> <int> ID & 1
+        return (seen | 1 << TRACE | 1 << ID) == (1 << OP | 1 << TRACE | 1 << ID)
+    if r.op == CASH_OUT:
+        needed |= 1 << TOKEN
+        strange |= 1 << CARD | 1 << DEPOSITOR
+    else:
+        strange |= 1 << TOKEN
+    m.deposit = r.op == DEPOSIT
     m.trace = r.trace
     return (
-        r.op == CASH_OUT and (seen & needed) == needed and not seen >> <int> ORIGINAL & 1
+        r.op != NO_OP and (seen & needed) == needed and not seen & strange
         and 1 <= m.amount <= <int64_t> 999_999_999_999
     )
 
@@ -212,11 +255,13 @@ cdef inline uint64_t json_number(Cursor* c) noexcept nogil:
 
 cdef inline void set_number(Request* r, Field field, uint64_t value, Cursor* c) noexcept nogil:
     if field == AMOUNT_FIELD and value <= <uint64_t> 999_999_999_999:
-        r.cash_out.amount = <int64_t> value
+        r.operation.amount = <int64_t> value
     elif field == TRACE and value <= TRACE_MAX:
         r.trace = <uint32_t> value
     elif field == ORIGINAL and value <= TRACE_MAX:
         r.original = <uint32_t> value
+    elif field == ID and value >> 63 == 0:
+        r.id = value
     else:
         spoil(c)
 
@@ -291,21 +336,41 @@ cdef inline bint read(const unsigned char* p, Py_ssize_t n, Request* r) noexcept
 # ---- writing
 
 
-cdef inline void write_json(Pen* w, const Told* t) noexcept nogil:
-    """The answer about a cash_out, but for its end: ticket and brace."""
-    put(w, b'{"op":"answer","code":"00","key":"APROBADA","text":"', 52)
+cdef inline Text words_of(const Told* t) noexcept nogil:
+    """The text for the cashier."""
     if t.delivered:
-        put(w, b"Ya entregada.", 13)
-    else:
-        put(w, b"Entregue el efectivo.", 21)
-    put(w, b'"', 1)
+        return text(b"Ya recibida.", 12) if t.deposit else text(b"Ya entregada.", 13)
+    return text(b"Reciba el efectivo.", 19) if t.deposit else text(b"Entregue el efectivo.", 21)
+
+
+cdef inline Text instruction_of(const Told* t) noexcept nogil:
+    if t.delivered:
+        return text(b"NO_RECIBA", 9) if t.deposit else text(b"NO_ENTREGUE", 11)
+    return text(b"RECIBA", 6) if t.deposit else text(b"ENTREGUE", 8)
+
+
+cdef inline Text state_of(const Told* t) noexcept nogil:
+    return text(b"ENTREGADA", 9) if t.delivered else text(b"REGISTRADA", 10)
+
+
+cdef inline void put_quoted(Pen* w, Text t) noexcept nogil:
+    """A text of JSON that needs no escapes."""
+    put_u8(w, 34)
+    put(w, t.p, t.n)
+    put_u8(w, 34)
+
+
+cdef inline void write_json(Pen* w, const Told* t) noexcept nogil:
+    """The answer about an operation, but for its end: ticket and brace."""
+    put(w, b'{"op":"answer","code":"00","key":"APROBADA","text":', 51)
+    put_quoted(w, words_of(t))
     if t.trace:
         put(w, b',"trace":', 9)
         put_number(w, t.trace)
-    if t.delivered:
-        put(w, b',"instruction":"NO_ENTREGUE","state":"ENTREGADA"', 48)
-    else:
-        put(w, b',"instruction":"ENTREGUE","state":"REGISTRADA"', 46)
+    put(w, b',"instruction":', 15)
+    put_quoted(w, instruction_of(t))
+    put(w, b',"state":', 9)
+    put_quoted(w, state_of(t))
     if t.original:
         put(w, b',"original":', 12)
         put_number(w, t.original)
@@ -332,23 +397,14 @@ cdef inline void write_msgpack(Pen* w, const Told* t, bint ticket) noexcept nogi
     put_chars(w, b"key", 3)
     put_chars(w, b"APROBADA", 8)
     put_chars(w, b"text", 4)
-    if t.delivered:
-        put_chars(w, b"Ya entregada.", 13)
-    else:
-        put_chars(w, b"Entregue el efectivo.", 21)
+    put_str(w, words_of(t))
     if t.trace:
         put_chars(w, b"trace", 5)
         put_uint(w, t.trace)
     put_chars(w, b"instruction", 11)
-    if t.delivered:
-        put_chars(w, b"NO_ENTREGUE", 11)
-    else:
-        put_chars(w, b"ENTREGUE", 8)
+    put_str(w, instruction_of(t))
     put_chars(w, b"state", 5)
-    if t.delivered:
-        put_chars(w, b"ENTREGADA", 9)
-    else:
-        put_chars(w, b"REGISTRADA", 10)
+    put_str(w, state_of(t))
     if t.original:
         put_chars(w, b"original", 8)
         put_uint(w, t.original)
@@ -366,3 +422,26 @@ cdef inline void write_msgpack(Pen* w, const Told* t, bint ticket) noexcept nogi
     put_bool(w, False)
     if ticket:
         put_chars(w, b"ticket", 6)
+
+
+cdef inline void write_echo(Pen* w, const Request* r, bint json) noexcept nogil:
+    """The answer to an echo, in the encoding of its request."""
+    if json:
+        put(w, b'{"op":"echo_answer"', 19)
+        if r.trace:
+            put(w, b',"trace":', 9)
+            put_number(w, r.trace)
+        if r.has_id:
+            put(w, b',"id":', 6)
+            put_number(w, r.id)
+        put_u8(w, 125)
+        return
+    put_u8(w, <uint8_t> (0x81 + (r.trace != 0) + r.has_id))  # a map of so few
+    put_chars(w, b"op", 2)
+    put_chars(w, b"echo_answer", 11)
+    if r.trace:
+        put_chars(w, b"trace", 5)
+        put_uint(w, r.trace)
+    if r.has_id:
+        put_chars(w, b"id", 2)
+        put_uint(w, r.id)

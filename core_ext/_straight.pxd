@@ -1,13 +1,15 @@
-"""What other native modules may use of `_straight`: a cash_out decided without Python."""
+"""What other native modules may use of `_straight`: operations decided without Python."""
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from core_ext._cursor cimport Pen
-from core_ext._issuer cimport Grant, HoldAsk, Issuer
+from core_ext._deposit cimport DepositRules, Meters
+from core_ext._issuer cimport Grant, Issuer
 from core_ext._ledger cimport Batch, Id, Ledger
 from core_ext._mac cimport MacKey
+from core_ext._operation cimport Asked
 from core_ext._pack cimport Text
-from core_ext._payload cimport CashOut
+from core_ext._payload cimport Operation
 from core_ext._records cimport Records
 from core_ext._siphash cimport SipKey
 from core_ext._ticket cimport Style, Symbol, Ticket
@@ -15,10 +17,8 @@ from core_ext._ticket cimport Style, Symbol, Ticket
 cdef enum:
     NETWORKS_MAX = 10000   # their numbers have four digits
     CURRENCIES = 32
-    REFERENCE = 26
-    VALUE_MAX = 1024       # bytes of an operation's record
 
-cdef struct Done:          # an approved cash_out, registered and captured; copies, good for ever
+cdef struct Done:          # an approved operation, registered and captured; copies, good for ever
     unsigned char reference[26]
     unsigned char operation[12]
     unsigned char authorization[6]
@@ -27,13 +27,14 @@ cdef struct Done:          # an approved cash_out, registered and captured; copi
     int64_t amount
     bint ticket            # the terminal wants one
 
-cdef struct Marked:        # a registered cash_out whose delivery was marked; copies
+cdef struct Marked:        # a registered operation whose delivery was marked; copies
     unsigned char operation[12]
     unsigned char authorization[6]
     unsigned char business_date[10]
     uint32_t trace         # of the operation
     int64_t amount
     int64_t fee
+    bint deposit           # else a cash_out
 
 cdef struct Position:      # account of a network at sicoop
     bint known
@@ -45,24 +46,14 @@ cdef struct Money:         # of one currency at sicoop
     Id issuer
     Symbol symbol
 
-cdef struct Asked:         # a CashOut in normal form, with what its peers' records say
-    HoldAsk hold
-    Text reference
-    Text newest            # key of the terminal's newest operation
-    Id own                 # hold in sicoop's own book
-    Id net
-    Id issuer
-    const Symbol* symbol
-    Text cashier_name
-    bint ticket
-    uint32_t trace
-    unsigned char texts[160]
-
 cdef class Straight:
     cdef readonly Issuer issuer
+    cdef readonly DepositRules deposits
     cdef Records _records
     cdef Ledger _ledger
     cdef Batch _batch
+    cdef Batch _probe      # holds as the ledger is asked about them
+    cdef Batch _fresh      # accounts that a deposit needs
     cdef SipKey _fingerprint
     cdef Position _positions[10000]
     cdef Money _money[32]
@@ -82,38 +73,37 @@ cdef class Straight:
     cdef int64_t _offset_ns
     cdef Style _style
     cdef MacKey _ticket_key
-    cdef uint64_t _counts[15]   # by Why
+    cdef uint64_t _counts[2][18]   # of cash_outs, of deposits; by Why
     cdef int64_t _refused_ns    # of the latest that was left to the flows
     cdef uint32_t _refused_trace
     cdef unsigned char _refused_terminal[8]
     cdef int _refused_why
 
+    cdef object _result(self, str terminal, const Operation* m, int64_t now_ns)
     cdef int decide(
-        self, Text terminal, const CashOut* m, int64_t now_ns, Done* done, Ticket* ticket
+        self, Text terminal, const Operation* m, int64_t now_ns, Done* done, Ticket* ticket
     ) except -1
     cdef int _decide(
-        self, Text terminal, const CashOut* m, int64_t now_ns, Done* done, Ticket* ticket
+        self, Text terminal, const Operation* m, int64_t now_ns, Done* done, Ticket* ticket
     ) except -1
     cdef int mark(
         self, Text terminal, uint32_t original, int64_t now_ns, Marked* marked
     ) except -1
-    cdef int _identity(self, const CashOut* m, Asked* a, Pen* w) noexcept
-    cdef int _peers(self, Text terminal, const CashOut* m, Asked* a, Pen* w) noexcept
-    cdef int _name(self, const CashOut* m, Asked* a, int64_t now_ns, Pen* w) noexcept
+    cdef int _identity(self, const Operation* m, Asked* a, Pen* w) noexcept
+    cdef int _peers(self, Text terminal, const Operation* m, Asked* a, Pen* w) noexcept
+    cdef int _name(self, const Operation* m, Asked* a, int64_t now_ns, Pen* w) noexcept
     cdef int _accounts(self, Asked* a) noexcept
     cdef bint _printable(self, const Asked* a) noexcept
     cdef uint64_t _next_operation(self) noexcept
     cdef bint _known(self, Asked* a, int64_t now_ns) noexcept
+    cdef int _judge(
+        self, Asked* a, Grant* g, Meters* meters, int64_t now_ns, Pen* w
+    ) except -1
     cdef bint _grantable(self, const Asked* a, const Grant* g, int64_t now_ns) except -1
+    cdef bint _deposit_grantable(
+        self, const Asked* a, const Grant* g, const Meters* meters, int64_t now_ns
+    ) except -1
     cdef int _print(
         self, const Asked* a, const Grant* g, int64_t now_ns, Ticket* ticket
     ) except -1
     cdef int _store(self, const Asked* a, const Grant* g, int64_t now_ns) except -1
-    cdef Py_ssize_t _red(
-        self, const Asked* a, const Grant* g, int64_t now_ns, unsigned char* out
-    ) noexcept
-    cdef Py_ssize_t _sicoop(
-        self, const Asked* a, const Grant* g, int64_t now_ns, unsigned char* out
-    ) noexcept
-    cdef uint64_t _digest_at_red(self, const Asked* a) noexcept
-    cdef uint64_t _digest_at_sicoop(self, const Asked* a) noexcept

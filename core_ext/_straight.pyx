@@ -1,20 +1,21 @@
-"""Straight-through processing: the common cash_out through all three roles of one process.
+"""Straight-through processing: common operations through all three roles of one process.
 
-red, sicoop and ceibo decide a cash_out in `switch.flows`; that is the reference. Where all three
-share a process and nothing is out of the ordinary, the same decision is made here in one call:
-the same records, byte for byte, and the same commands to the ledger, in the same order. What is
-not common is left to the flows *before anything was changed* (`Why` says for what reason).
+red, sicoop and ceibo decide cash_outs and deposits in `switch.flows`; that is the reference. Where
+all three share a process and nothing is out of the ordinary, the same decision is made here in one
+call: the same records, byte for byte, and the same commands to the ledger, in the same order. What
+is not common is left to the flows *before anything was changed* (`Why` says for what reason).
 
 How one is decided:
 
 1. *form*: every field in its normal form; other spellings than the usual ones are left alone.
 2. *peers*: terminal, network, branch and cashier, from their records.
 3. *name*: the reference, which nobody may have used, and the number of the operation.
-4. *issuer*: person, card and code (`_issuer`).
-5. *ledger*: would both books take the hold? From here on it is ours.
-6. *post and store*: six commands in one batch, six records, all in the open group.
+4. *sicoop*, of a deposit: its limits, declarations and caps have nothing to say (`_deposit`).
+5. *issuer*: person and card, of a cash_out its code (`_issuer`).
+6. *ledger*: would both books take the hold? From here on it is ours.
+7. *post and store*: all commands in one batch, six records, all in the open group.
 
-Everything that can say no comes before the first change, so a refusal by the ledger in step 6 is
+Everything that can say no comes before the first change, so a refusal by the ledger in step 7 is
 our own mistake, and stops the node as it would in the flows.
 """
 
@@ -23,38 +24,44 @@ from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from core_ext._cursor cimport Cursor, Pen, cursor, pen, put, put_u8, take
+from core_ext._cursor cimport Cursor, Pen, cursor, pen, put
 from core_ext._issuer cimport (
     ACCOUNT, AMOUNT, FORM, KNOWN, LEDGER, MINE, OFF, PAPER, PEER, SPACE_BRANCHES,
     SPACE_BY_OPERATION, SPACE_CASHIERS, SPACE_CEIBO, SPACE_META, SPACE_NETWORKS, SPACE_NEWEST,
-    SPACE_RED, SPACE_SHIFTS, SPACE_SICOOP, SPACE_TERMINALS, STATE, TILL, TIME, WHYS, Grant, HoldAsk,
+    SPACE_RED, SPACE_SHIFTS, SPACE_SICOOP, SPACE_TERMINALS, STATE, TILL, TIME, WHYS, Grant,
     Issuer, allows, put_moment, would_hold,
 )
+from core_ext._deposit cimport DepositRules, Meters
 from core_ext._ledger cimport (
-    DONE, H_METERED, H_NIGHT, POLICY_ASK, Batch, CaptureTerms, HoldTerms, Id, Ledger,
-)
-from core_ext._pack cimport (
-    Text, field_is, is_text, nothing, put_array, put_bool, put_chars, put_decimal, put_str,
-    put_struct, put_uint, same, skip, split_array, take_array, take_bool, take_str, text, text_at,
-    uint_at,
+    DONE, H_METERED, H_METER_CREDIT, H_NIGHT, POLICY_ASK, Batch, CaptureTerms, HoldTerms, Id,
+    Ledger,
 )
 from core_ext._mac cimport MacKey
-from core_ext._payload cimport CashOut
+from core_ext._names cimport put_plain
+from core_ext._operation cimport (
+    RED_FIELDS, REFERENCE, TEXTS_MAX, VALUE_MAX, Asked, digest_at_red, digest_at_sicoop,
+    red_record, sicoop_record,
+)
+from core_ext._pack cimport (
+    Text, field_is, is_text, nothing, put_array, put_chars, put_decimal, put_uint, same, skip,
+    split_array, take_array, take_bool, take_str, take_uint, text, text_at, uint_at,
+)
+from core_ext._payload cimport Operation
 from core_ext._records cimport Records
-from core_ext._siphash cimport sip_key, siphash24
+from core_ext._siphash cimport sip_key
 from core_ext._ticket cimport HEAD_LINES, Line, Printed, Ticket, compose, fits_line
 
 cdef enum:
-    BODY_MAX = 512
-    COMMANDS = 6
+    COMMANDS_MAX = 6   # of a cash_out: two holds, a step, a clearing, two captures
     VERSION_MAX = 32
-    RED_FIELDS = 34
+    HOLDER_MAX = 40
+    CARD_MAX = 32      # bytes of a card's reference, as messages bound it
 
 cdef int64_t REPEAT_OVER_MIDNIGHT_NS = 600_000_000_000  # rule R7
 
 WHY = (
     "", "off", "form", "known", "peer", "amount", "account", "person", "card", "code", "ledger",
-    "till", "time", "state", "paper",
+    "till", "time", "state", "paper", "count", "cap", "name",
 )
 """Names of the reasons for leaving a request to the flows, by their number; "": it was decided."""
 
@@ -110,10 +117,11 @@ cdef bint phone_of(Text given, Pen* w, Text* phone) noexcept nogil:
 
 @cython.final
 cdef class Straight:
-    """The common cash_out of one process, over its records and ledger.
+    """The common operations of one process, over its records and ledger.
 
     Args:
         fingerprint_key: 16 bytes, as the flows use them.
+        told: what sicoop has told of each network's cap, see `DepositRules`.
 
     Attributes:
         near: all three roles decide in this process; else nothing is decided here.
@@ -121,14 +129,17 @@ cdef class Straight:
 
     def __cinit__(
         self, *, Issuer issuer not None, Records records not None, Ledger ledger not None,
-        bytes fingerprint_key not None,
+        bytes fingerprint_key not None, bytearray told not None,
     ):
         if len(fingerprint_key) != 16:
             raise ValueError("a key has 16 bytes")
         self.issuer = issuer
+        self.deposits = DepositRules(ledger=ledger, told=told)
         self._records = records
         self._ledger = ledger
         self._batch = Batch()
+        self._probe = Batch()
+        self._fresh = Batch()
         self._fingerprint = sip_key(<const unsigned char*> <const char*> fingerprint_key)
 
     # ---- what is told
@@ -172,13 +183,14 @@ cdef class Straight:
         return self._from_ns <= now_ns < self._until_ns
 
     def set_ticket(
-        self, list heading not None, str title not None, int branch_line, int branch_at,
+        self, list heading not None, tuple titles not None, int branch_line, int branch_at,
         MacKey key not None,
     ):
-        """How tickets of a cash_out look.
+        """How tickets look.
 
         Args:
             heading: the lines above the title, none of them empty.
+            titles: of a cash_out, of a deposit.
             branch_line, branch_at: in which line, and where, the six digits of the branch stand.
             key: proves a ticket; HMAC-SHA-256.
 
@@ -191,7 +203,8 @@ cdef class Straight:
             raise ValueError("a heading has at most 4 lines, the key is one of HMAC-SHA-256")
         for i in range(len(heading)):
             copy_line(&self._style.head[i], heading[i])
-        copy_line(&self._style.title, title)
+        for i in range(2):
+            copy_line(&self._style.titles[i], titles[i])
         if not 0 <= branch_line < len(heading) or not 0 <= branch_at <= 34:
             raise ValueError("the branch stands in one of the lines")
         self._style.head_count = len(heading)
@@ -237,9 +250,15 @@ cdef class Straight:
 
     @property
     def counts(self):
-        """How many requests were decided, and left to the flows for what reason."""
+        """How many cash_outs were decided, and left to the flows for what reason."""
         cdef int i
-        return {WHY[i] or "decided": self._counts[i] for i in range(<int> WHYS)}
+        return {WHY[i] or "decided": self._counts[0][i] for i in range(<int> WHYS)}
+
+    @property
+    def deposit_counts(self):
+        """The same of deposits."""
+        cdef int i
+        return {WHY[i] or "decided": self._counts[1][i] for i in range(<int> WHYS)}
 
     # ---- deciding
 
@@ -253,25 +272,34 @@ cdef class Straight:
         Raises:
             whatever ledger and record store raise; the node must stop then.
         """
-        cdef CashOut m
-        cdef Done done
-        cdef int why
-        m.cashier = text_of(message.cashier)
-        m.document_type = text_of(message.document_type)
-        m.document = text_of(message.document)
-        m.phone = text_of(message.phone)
+        cdef Operation m
+        fill_operation(&m, message)
+        m.deposit = False
         m.token = text_of(message.token)
-        m.currency = text_of(message.currency)
-        m.branch = text_of(message.branch)
-        m.amount = message.amount
-        m.trace = message.trace
-        why = self.decide(text_of(terminal), &m, now_ns, &done, NULL)
+        m.card = m.depositor = nothing()
+        return self._result(terminal, &m, now_ns)
+
+    def deposit(self, str terminal not None, message, int64_t now_ns):
+        """The same for a `Deposit`."""
+        cdef Operation m
+        if type(message.token) is str or type(message.declaration) is dict:
+            return "form"
+        fill_operation(&m, message)
+        m.deposit = True
+        m.token = nothing()
+        m.card = text_of(message.card)
+        m.depositor = text_of(message.depositor)
+        return self._result(terminal, &m, now_ns)
+
+    cdef object _result(self, str terminal, const Operation* m, int64_t now_ns):
+        cdef Done done
+        cdef int why = self.decide(text_of(terminal), m, now_ns, &done, NULL)
         if why != MINE:
             return WHY[why]
         return done.operation[:12].decode("ascii"), done.authorization[:6].decode("ascii")
 
     cdef int decide(
-        self, Text terminal, const CashOut* m, int64_t now_ns, Done* done, Ticket* ticket
+        self, Text terminal, const Operation* m, int64_t now_ns, Done* done, Ticket* ticket
     ) except -1:
         """Decide one request; MINE: it is approved and written, else a `Why` and no change.
 
@@ -283,7 +311,7 @@ cdef class Straight:
                 and same(terminal, text(self._refused_terminal, 8))):
             return self._refused_why
         why = self._decide(terminal, m, now_ns, done, ticket)
-        self._counts[why] += 1
+        self._counts[<int> m.deposit][why] += 1
         if why not in (MINE, ACCOUNT, TIME) and terminal.n == 8:
             memcpy(self._refused_terminal, terminal.p, 8)
             self._refused_trace = m.trace
@@ -292,11 +320,12 @@ cdef class Straight:
         return why
 
     cdef int _decide(
-        self, Text terminal, const CashOut* m, int64_t now_ns, Done* done, Ticket* ticket
+        self, Text terminal, const Operation* m, int64_t now_ns, Done* done, Ticket* ticket
     ) except -1:
         cdef Asked a
         cdef Grant g
-        cdef Pen w = pen(a.texts, sizeof(a.texts))
+        cdef Meters meters
+        cdef Pen w = pen(a.texts, TEXTS_MAX)
         cdef int why
         if not self._from_ns <= now_ns < self._until_ns:
             return TIME
@@ -312,13 +341,15 @@ cdef class Straight:
         if why == MINE and a.ticket and ticket != NULL and not self._printable(&a):
             why = PAPER
         if why == MINE:
-            why = self.issuer.examine(&a.hold, now_ns, &g)
+            why = self._judge(&a, &g, &meters, now_ns, &w)
         if why != MINE:
             return why
-        if not self._grantable(&a, &g, now_ns):
+        if not a.deposit and not self._grantable(&a, &g, now_ns):
             return LEDGER
-        if a.ticket and ticket != NULL:
-            self._print(&a, &g, now_ns, ticket)
+        if a.deposit and not self._deposit_grantable(&a, &g, &meters, now_ns):
+            return LEDGER
+        if a.ticket and ticket != NULL and not self._print(&a, &g, now_ns, ticket):
+            return PAPER
         self._store(&a, &g, now_ns)
         done.ticket = a.ticket
         memcpy(done.reference, a.reference.p, REFERENCE)
@@ -329,11 +360,23 @@ cdef class Straight:
         done.amount = m.amount
         return MINE
 
+    cdef int _judge(
+        self, Asked* a, Grant* g, Meters* meters, int64_t now_ns, Pen* w
+    ) except -1:
+        """What sicoop and the issuer have to say; a `Why`."""
+        cdef int why
+        if not a.deposit:
+            return self.issuer.examine(&a.hold, now_ns, g)
+        why = self.deposits.judge(a, meters)
+        if why == MINE:
+            why = self.issuer.examine_deposit(&a.hold, a.card, a.depositor, now_ns, w, g)
+        return FORM if why == MINE and w.short else why
+
     cdef int mark(
         self, Text terminal, uint32_t original, int64_t now_ns, Marked* marked
     ) except -1:
-        """Mark the delivery of a cash_out registered today, as `Red._delivered`: MINE and written,
-        else a `Why` and no change. Wherever its other roles are, it is of red alone."""
+        """Mark the delivery of an operation registered today, as `Red._delivered`: MINE, and it is
+        written; else a `Why` and no change. Wherever its other roles are, it is of red alone."""
         cdef unsigned char reference[REFERENCE]
         cdef unsigned char out[VALUE_MAX]
         cdef const unsigned char* at[RED_FIELDS + 1]
@@ -358,8 +401,12 @@ cdef class Straight:
             SPACE_RED, reference, REFERENCE, &value, &n
         ):
             return STATE
-        if not split_array(value, n, at, RED_FIELDS) or not (
-            field_is(at, 1, b"\xa8cash_out", 9) and field_is(at, 12, b"\xaaREGISTRADA", 11)
+        if not split_array(value, n, at, RED_FIELDS):
+            return STATE
+        marked.deposit = field_is(at, 1, b"\xa7deposit", 8)
+        if not (
+            (marked.deposit or field_is(at, 1, b"\xa8cash_out", 9))
+            and field_is(at, 12, b"\xaaREGISTRADA", 11)
             and field_is(at, 22, b"\0", 1) and field_is(at, 24, b"\xa0", 1)
             and field_is(at, 33, b"\xa0", 1)  # no delivery, nothing owed, no annulment under way
         ):
@@ -390,9 +437,13 @@ cdef class Straight:
         self._records.store(SPACE_RED, reference, REFERENCE, out, w.at - out, False, stamp)
         return MINE
 
-    cdef int _identity(self, const CashOut* m, Asked* a, Pen* w) noexcept:
+    cdef int _identity(self, const Operation* m, Asked* a, Pen* w) noexcept:
         """Fields that need nobody's record, in normal form."""
-        if not digits(m.cashier, 1, 6) or not digits(m.token, 6, 8):
+        if not digits(m.cashier, 1, 6) or not (m.deposit or digits(m.token, 6, 8)):
+            return FORM
+        a.deposit = m.deposit
+        a.kind = text(b"deposit", 7) if m.deposit else text(b"cash_out", 8)
+        if not chosen_of(m, a):
             return FORM
         if m.branch.p != NULL and not digits(m.branch, 1, 6):
             return FORM
@@ -400,6 +451,8 @@ cdef class Straight:
             return FORM
         if (m.document.p == NULL) == (m.phone.p == NULL):
             return FORM
+        a.business_date = text(self._business, 10)
+        a.limits_version = text(self._version, self._version_n)
         a.hold.document = a.hold.phone = a.hold.link = nothing()
         a.hold.declared = 0
         if m.document.p != NULL:
@@ -414,9 +467,9 @@ cdef class Straight:
         a.hold.amount = m.amount
         a.hold.cashier = zero_filled(w, m.cashier)
         a.trace = m.trace
-        return MINE if allows(&self.issuer._bounds, m.amount) else AMOUNT
+        return MINE if allows(&self.issuer._rules[<int> m.deposit].bounds, m.amount) else AMOUNT
 
-    cdef int _peers(self, Text terminal, const CashOut* m, Asked* a, Pen* w) noexcept:
+    cdef int _peers(self, Text terminal, const Operation* m, Asked* a, Pen* w) noexcept:
         """Terminal, network, branch and cashier: known, of each other, and enabled."""
         cdef unsigned char key[10]
         cdef const unsigned char* value = NULL
@@ -451,7 +504,9 @@ cdef class Straight:
         skip(&c, 2)
         if take_bool(&c):
             return PEER
-        skip(&c, 3)
+        skip(&c, 1)
+        a.debit_cap = take_uint(&c)
+        skip(&c, 1)
         if not same(take_str(&c), m.currency) or c.short:
             return PEER
         memcpy(key + 4, a.hold.branch.p, 6)
@@ -476,7 +531,7 @@ cdef class Straight:
                 return PEER
         return TILL if self._records.lookup(SPACE_SHIFTS, key, 10, &value, &n) else MINE
 
-    cdef int _name(self, const CashOut* m, Asked* a, int64_t now_ns, Pen* w) noexcept:
+    cdef int _name(self, const Operation* m, Asked* a, int64_t now_ns, Pen* w) noexcept:
         """The reference of the request, the number of the operation, and both must be new."""
         cdef const unsigned char* start = w.at
         cdef const unsigned char* value = NULL
@@ -554,9 +609,14 @@ cdef class Straight:
     cdef int _print(
         self, const Asked* a, const Grant* g, int64_t now_ns, Ticket* ticket
     ) except -1:
-        """Compose the ticket of what is about to be registered."""
+        """Compose the ticket of what is about to be registered; 0: a name that is not for paper."""
+        cdef unsigned char holder[HOLDER_MAX]
+        cdef Pen w = pen(holder, HOLDER_MAX)
         cdef Printed p
-        p.kind = text(b"cash_out", 8)
+        if not put_plain(&w, g.name):
+            return 0
+        p.deposit = a.deposit
+        p.holder = text(holder, w.at - holder)
         p.reference = a.reference
         p.operation = a.hold.operation
         p.authorization = text(g.authorization, 6)
@@ -571,7 +631,8 @@ cdef class Straight:
         p.amount = a.hold.amount
         p.second = (now_ns + self._offset_ns) // 1_000_000_000 % 86400
         p.trace = a.trace
-        return compose(&self._style, a.symbol, self._ticket_key, &p, ticket)
+        compose(&self._style, a.symbol, self._ticket_key, &p, ticket)
+        return 1
 
     # ---- the ledger
 
@@ -608,6 +669,44 @@ cdef class Straight:
             and would_hold(self._ledger, batch, 3, now_ns)
         )
 
+    cdef bint _deposit_grantable(
+        self, const Asked* a, const Grant* g, const Meters* meters, int64_t now_ns
+    ) except -1:
+        """The same for a deposit, whose meters may have to be made first (`_fresh`). Of these it is
+        known that they have room (`_deposit`); the ledger is asked about a hold without them."""
+        cdef Batch batch = self._batch
+        cdef HoldTerms terms
+        cdef CaptureTerms whole
+        cdef const unsigned char* own = <const unsigned char*> &a.own
+        cdef const unsigned char* hold = <const unsigned char*> &g.hold
+        cdef const unsigned char* net = <const unsigned char*> &a.net
+        cdef const unsigned char* issuer = <const unsigned char*> &a.issuer
+        cdef const unsigned char* clearing = <const unsigned char*> &g.clearing
+        memset(&terms, 0, sizeof(terms))
+        memset(&whole, 0, sizeof(whole))
+        terms.day = a.hold.day
+        terms.policy = POLICY_ASK
+        terms.options = H_METERED | H_METER_CREDIT | (H_NIGHT if self._night else 0)
+        self._probe.restart()
+        self.deposits.set_terms(meters, True, &terms)
+        self._probe.add_hold(own, net, issuer, a.hold.amount, &terms, NULL, False)
+        self._fresh.restart()
+        self.deposits.add_meters(meters, self._fresh)
+        batch.restart()
+        self.deposits.set_terms(meters, False, &terms)
+        batch.add_hold(own, net, issuer, a.hold.amount, &terms, NULL, False)
+        terms.meter_count = 0
+        terms.code = 2
+        self._probe.add_hold(hold, clearing, g.card.account.p, a.hold.amount, &terms, NULL, False)
+        batch.add_hold(hold, clearing, g.card.account.p, a.hold.amount, &terms, NULL, False)
+        batch.add_capture(own, 0, &whole, NULL, False)
+        batch.add_capture(hold, 0, &whole, NULL, False)
+        return (
+            self._ledger.has_room(2, 0, 0)
+            and would_hold(self._ledger, self._probe, 0, now_ns)
+            and would_hold(self._ledger, self._probe, 1, now_ns)
+        )
+
     # ---- writing
 
     cdef int _store(self, const Asked* a, const Grant* g, int64_t now_ns) except -1:
@@ -617,20 +716,28 @@ cdef class Straight:
         cdef unsigned char sicoop[VALUE_MAX]
         cdef unsigned char ceibo[VALUE_MAX]
         cdef unsigned char names[64]
-        cdef unsigned char results[COMMANDS]
-        cdef Py_ssize_t red_n = self._red(a, g, now_ns, red)
-        cdef Py_ssize_t sicoop_n = self._sicoop(a, g, now_ns, sicoop)
+        cdef unsigned char results[COMMANDS_MAX]
+        cdef Py_ssize_t red_n = red_record(
+            a, g, digest_at_red(self._fingerprint, a), now_ns, red
+        )
+        cdef Py_ssize_t sicoop_n = sicoop_record(
+            a, g, digest_at_sicoop(self._fingerprint, a), now_ns, sicoop
+        )
         cdef Py_ssize_t ceibo_n = self.issuer.encode(&a.hold, g, now_ns, True, ceibo)
         cdef unsigned char* operation = names
         cdef unsigned char* newest = names + 12
         cdef uint64_t stamp = <uint64_t> now_ns
         cdef Records records = self._records
-        cdef int i
+        cdef Py_ssize_t i
         assert red_n and sicoop_n and ceibo_n, "normal forms fit into a record"
         memcpy(operation, a.hold.operation.p, 12)
         memcpy(newest, a.newest.p, 8)
+        if a.deposit and len(self._fresh):
+            self._ledger.apply_batch(self._fresh, 0, results)  # as the flows: born at no time
+            for i in range(len(self._fresh)):
+                assert results[i] == DONE, "there is room for an account"
         self._ledger.apply_batch(self._batch, now_ns, results)
-        for i in range(COMMANDS):
+        for i in range(len(self._batch)):
             assert results[i] == DONE, "the ledger was asked a moment ago"
         records.store(SPACE_META, b"operation", 9, operation, 12, False, 0)
         records.store(SPACE_BY_OPERATION, operation, 12, a.reference.p, REFERENCE, False, stamp)
@@ -642,155 +749,34 @@ cdef class Straight:
         )
         return 0
 
-    cdef Py_ssize_t _red(
-        self, const Asked* a, const Grant* g, int64_t now_ns, unsigned char* out
-    ) noexcept:
-        """A `RedOperation` that is registered; returns its length, 0 where it does not fit."""
-        cdef Pen w = pen(out, VALUE_MAX)
-        put_array(&w, RED_FIELDS)
-        put_str(&w, a.reference)
-        put_chars(&w, b"cash_out", 8)
-        put_str(&w, a.hold.network)
-        put_str(&w, a.hold.terminal)
-        put_str(&w, a.hold.branch)
-        put_str(&w, a.hold.cashier)
-        put_uint(&w, a.trace)
-        put_uint(&w, <uint64_t> a.hold.amount)
-        put_str(&w, a.hold.currency)
-        put_array(&w, 2)
-        put_identity(&w, a)
-        put_uint(&w, self._digest_at_red(a))
-        put_uint(&w, <uint64_t> now_ns)
-        put_chars(&w, b"REGISTRADA", 10)
-        put_chars(&w, b"00", 2)
-        put_chars(&w, b"APROBADA", 8)
-        put_str(&w, a.hold.operation)
-        put_str(&w, text(g.authorization, 6))
-        put_str(&w, text(self._business, 10))
-        put_uint(&w, 0)  # fee
-        put_uint(&w, 0)  # commission
-        put_str(&w, nothing())  # name
-        put_uint(&w, <uint64_t> now_ns)  # registered_ns
-        put_uint(&w, 0)  # delivered_ns
-        put_uint(&w, 0)  # annulled_ns
-        put_str(&w, nothing())  # owed
-        put_str(&w, nothing())  # reason
-        put_uint(&w, 0)  # attempts
-        put_str(&w, nothing())  # supervisor
-        put_str(&w, nothing())  # original
-        put_str(&w, nothing())  # depositor
-        put_u8(&w, 0x80)  # declaration: an empty map
-        put_str(&w, nothing())  # field
-        put_array(&w, 2)
-        put_moment(&w, b"INICIADA", 8, now_ns)
-        put_moment(&w, b"REGISTRADA", 10, now_ns)
-        put_str(&w, nothing())  # annulment
-        return 0 if w.short else w.at - out
 
-    cdef Py_ssize_t _sicoop(
-        self, const Asked* a, const Grant* g, int64_t now_ns, unsigned char* out
-    ) noexcept:
-        """A `SicoopOperation` that is captured; as `_red`."""
-        cdef Pen w = pen(out, VALUE_MAX)
-        put_array(&w, 30)
-        put_str(&w, a.reference)
-        put_str(&w, a.hold.network)
-        put_str(&w, a.hold.operation)
-        put_chars(&w, b"cash_out", 8)
-        put_uint(&w, <uint64_t> a.hold.amount)
-        put_str(&w, a.hold.currency)
-        put_str(&w, a.hold.terminal)
-        put_str(&w, a.hold.branch)
-        put_str(&w, a.hold.cashier)
-        put_uint(&w, self._digest_at_sicoop(a))
-        put_uint(&w, <uint64_t> now_ns)
-        put_str(&w, text(self._business, 10))
-        put_uint(&w, <uint64_t> self._day)
-        put_chars(&w, b"CAPTURADA", 9)
-        put_chars(&w, b"00", 2)
-        put_chars(&w, b"APROBADA", 8)
-        put_str(&w, text(g.authorization, 6))
-        put_uint(&w, 0)  # fee
-        put_uint(&w, 0)  # commission
-        put_str(&w, nothing())  # name
-        put_str(&w, text(self._version, self._version_n))
-        put_str(&w, nothing())  # owed
-        put_str(&w, nothing())  # reason
-        put_uint(&w, 0)  # attempts
-        put_bool(&w, False)  # annulled
-        put_bool(&w, True)  # held
-        put_str(&w, nothing())  # depositor
-        put_u8(&w, 0x80)  # declaration
-        put_array(&w, 6)
-        put_moment(&w, b"RECIBIDA", 8, now_ns)
-        put_moment(&w, b"ENVIADA", 7, now_ns)
-        put_moment(&w, b"RESERVADA", 9, now_ns)
-        put_moment(&w, b"RESPONDIDA", 10, now_ns)
-        put_moment(&w, b"CONFIRMADA", 10, now_ns)
-        put_moment(&w, b"CAPTURADA", 9, now_ns)
-        put_str(&w, nothing())  # issuer
-        return 0 if w.short else w.at - out
-
-    cdef uint64_t _digest_at_red(self, const Asked* a) noexcept:
-        """Digest of the declared fields, as `Red._opened` has them."""
-        cdef unsigned char body[BODY_MAX]
-        cdef Pen w = pen(body, sizeof(body))
-        put_array(&w, 11)
-        put_chars(&w, b"cash_out", 8)
-        put_str(&w, a.hold.cashier)
-        put_identity(&w, a)
-        put_str(&w, a.hold.token)
-        put_uint(&w, <uint64_t> a.hold.amount)
-        put_str(&w, a.hold.currency)
-        put_str(&w, a.hold.branch)
-        put_str(&w, nothing())  # card
-        put_str(&w, nothing())  # depositor
-        put_u8(&w, 0x80)  # declaration
-        return siphash24(self._fingerprint, body, w.at - body)
-
-    cdef uint64_t _digest_at_sicoop(self, const Asked* a) noexcept:
-        """Digest of the request as a `Hold` in MessagePack; its type of document is the usual."""
-        cdef unsigned char body[BODY_MAX]
-        cdef Pen w = pen(body, sizeof(body))
-        put_array(&w, 1)
-        put_struct(&w, 11)
-        put_chars(&w, b"op", 2)
-        put_chars(&w, b"hold", 4)
-        put_chars(&w, b"id", 2)
-        put_uint(&w, 0)
-        put_chars(&w, b"reference", 9)
-        put_str(&w, a.reference)
-        put_chars(&w, b"kind", 4)
-        put_chars(&w, b"cash_out", 8)
-        put_chars(&w, b"branch", 6)
-        put_str(&w, a.hold.branch)
-        put_chars(&w, b"cashier", 7)
-        put_str(&w, a.hold.cashier)
-        if a.hold.document.p != NULL:
-            put_chars(&w, b"document", 8)
-            put_str(&w, a.hold.document)
-        else:
-            put_chars(&w, b"phone", 5)
-            put_str(&w, a.hold.phone)
-        put_chars(&w, b"token", 5)
-        put_str(&w, a.hold.token)
-        put_chars(&w, b"amount", 6)
-        put_uint(&w, <uint64_t> a.hold.amount)
-        put_chars(&w, b"currency", 8)
-        put_str(&w, a.hold.currency)
-        put_chars(&w, b"sent_at", 7)
-        put_str(&w, nothing())
-        return siphash24(self._fingerprint, body, w.at - body)
+cdef int fill_operation(Operation* m, object message) except -1:
+    """What cash_out and deposit have in common."""
+    m.cashier = text_of(message.cashier)
+    m.document_type = text_of(message.document_type)
+    m.document = text_of(message.document)
+    m.phone = text_of(message.phone)
+    m.currency = text_of(message.currency)
+    m.branch = text_of(message.branch)
+    m.amount = message.amount
+    m.trace = message.trace
+    return 0
 
 
-cdef inline void put_identity(Pen* w, const Asked* a) noexcept nogil:
-    """Type and number, as two values."""
-    if a.hold.document.p != NULL:
-        put_str(w, a.hold.document_type)
-        put_str(w, a.hold.document)
-    else:
-        put_chars(w, b"TEL", 3)
-        put_str(w, a.hold.phone)
+cdef bint chosen_of(const Operation* m, Asked* a) noexcept:
+    """The card that was chosen, and who brings the cash; False where they are not as usual."""
+    a.card = a.depositor = nothing()
+    if m.card.p != NULL:
+        if not 1 <= m.card.n <= CARD_MAX:
+            return False
+        a.card = m.card
+    if m.depositor.p != NULL:
+        if m.depositor.n < 2 or not is_text(text(m.depositor.p, 2), b"CI", 2):
+            return False
+        if not digits(text(m.depositor.p + 2, m.depositor.n - 2), 5, 8):
+            return False
+        a.depositor = m.depositor
+    return True
 
 
 cdef int copy_line(Line* line, str value) except -1:

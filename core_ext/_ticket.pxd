@@ -1,4 +1,4 @@
-"""The paper ticket of an approved cash_out, line by line, as `switch.flows.ticket` composes it.
+"""The paper ticket of an approved operation, line by line, as `switch.flows.ticket` composes it.
 
 Forty columns of printable ASCII without `"` and `\\`, so a line is its own JSON text; what is told
 or found with other characters is left to the flows.
@@ -31,7 +31,7 @@ cdef struct Style:            # what every ticket of this process has in common
     int head_count
     int branch_line           # which of them shows the branch, and where; -1: none
     int branch_at
-    Line title
+    Line titles[2]            # of a cash_out, of a deposit
 
 cdef struct Symbol:           # how amounts of a currency are written
     unsigned char sign[8]
@@ -39,7 +39,7 @@ cdef struct Symbol:           # how amounts of a currency are written
     int exponent
 
 cdef struct Printed:          # what one ticket says
-    Text kind                 # of operation: cash_out
+    bint deposit              # else a cash_out
     Text reference
     Text operation
     Text authorization
@@ -49,6 +49,7 @@ cdef struct Printed:          # what one ticket says
     Text cashier_name
     Text document_type        # nothing for a phone
     Text identity             # document or phone, in clear
+    Text holder               # of the card of a deposit, masked and plain; nothing: no line
     Text currency
     Text business_date        # 2026-11-22
     int64_t amount
@@ -175,8 +176,10 @@ cdef inline int add_control(Ticket* ticket, const Printed* p, MacKey key) except
     cdef Pen w = pen(body, sizeof(body))
     cdef int i
     put(&w, b"TK1|", 4)
-    put(&w, p.kind.p, p.kind.n)
-    put_u8(&w, 124)
+    if p.deposit:
+        put(&w, b"deposit|", 8)
+    else:
+        put(&w, b"cash_out|", 9)
     put(&w, p.reference.p, p.reference.n)
     put_u8(&w, 124)
     put(&w, p.operation.p, p.operation.n)
@@ -215,7 +218,7 @@ cdef inline int compose(
         add_line(ticket, style.head[i].at, style.head[i].n)
         if i == style.branch_line:
             memcpy(ticket.lines[i].at + style.branch_at, p.branch.p, 6)
-    add_line(ticket, style.title.at, style.title.n)
+    add_line(ticket, style.titles[<int> p.deposit].at, style.titles[<int> p.deposit].n)
     add_time(ticket, p)
     add_till(ticket, p)
     add_row(ticket, b"Nro. operacion", 14, p.operation)
@@ -233,10 +236,15 @@ cdef inline int compose(
         add_row(ticket, b"Documento", 9, text(value, w.at - value))
     else:
         add_row(ticket, b"Telefono", 8, text(value, w.at - value))
+    if p.holder.n:
+        add_row(ticket, b"Titular", 7, p.holder)
     add_row(ticket, b"MONTO", 5, money_text(symbol, p.amount, value, sizeof(value)))
     add_row(ticket, b"Comision", 8, money_text(symbol, 0, value, sizeof(value)))
     add_line(ticket, b"----------------------------------------", COLUMNS)
-    add_line(ticket, b"Efectivo entregado al titular.", 30)
+    if p.deposit:
+        add_line(ticket, b"Efectivo recibido del depositante.", 34)
+    else:
+        add_line(ticket, b"Efectivo entregado al titular.", 30)
     add_line(ticket, b"Operacion por cuenta de la entidad", 34)
     add_line(ticket, b"emisora. Conserve este comprobante.", 35)
     add_control(ticket, p, key)

@@ -39,6 +39,7 @@ from switch.ops.health import Health, ops_app
 from switch.ops.keys import MasterKey
 from switch.ops.logs import logger
 from switch.ops.metrics import LoopClock, Metrics
+from switch.ops.pinning import pinned
 from switch.ops.wiring import add_link_metrics, add_mount_metrics, add_node_metrics
 from switch.products import Product, build
 from switch.provisioning import ProvisioningError
@@ -96,6 +97,7 @@ class App:
         self._http_counts = HttpCounts()
         self._products_ended = trio.Event()
         self._loop_clock = LoopClock()
+        self._anywhere: tuple[str, ...] = ()
 
     async def run(
         self, *, on_ready: Callable[[Ready], None], task_status: Any = trio.TASK_STATUS_IGNORED
@@ -120,7 +122,8 @@ class App:
         gc.set_threshold(*GC_THRESHOLDS)
         trio.lowlevel.add_instrument(self._loop_clock)
         try:
-            await self._serve(on_ready, task_status)
+            with pinned(self.config.node.cpu) as self._anywhere:
+                await self._serve(on_ready, task_status)
         finally:
             trio.lowlevel.remove_instrument(self._loop_clock)
             self.node.close()
@@ -261,7 +264,8 @@ class App:
         context.load_cert_chain(self.config.file(tls.cert), self.config.file(tls.key))
         if tls.client_ca:
             context.load_verify_locations(self.config.file(tls.client_ca))
-            context.verify_mode = ssl.CERT_REQUIRED
+            optional = tls.client_cert == "optional"
+            context.verify_mode = ssl.CERT_OPTIONAL if optional else ssl.CERT_REQUIRED
         return context
 
     def _terminal_key(self, number: str, version: int) -> PeerKey | None:
@@ -389,7 +393,8 @@ class App:
 
     async def _follower(self, way: tuple[str, ...], *arguments: str) -> None:
         """Run one of our own commands behind all others; its end is never the node's end."""
-        command = [*way, sys.executable, "-m", "switch", *arguments, "-c", str(self.config.path)]
+        program = [*self._anywhere, *way, sys.executable, "-m", "switch"]
+        command = [*program, *arguments, "-c", str(self.config.path)]
         pause_s = FOLLOWER_PAUSE_S
         while not self.stop.is_set():
             process = await trio.run_process(

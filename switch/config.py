@@ -152,7 +152,7 @@ class Node(msgspec.Struct, frozen=True):
     ] = "open"
     shift_hours: Annotated[int, span(1, 24, "a cashier's shift ends by itself after this")] = 12
     straight_through: Annotated[
-        bool, says("decide the common cash_out in native code where all roles share this process")
+        bool, says("decide common cash_outs and deposits natively where this process has all roles")
     ] = True
     followers: Annotated[
         Literal["idle", "nice"],
@@ -161,6 +161,13 @@ class Node(msgspec.Struct, frozen=True):
             "nice: on a machine that is never idle"
         ),
     ] = "idle"
+    cpu: Annotated[
+        int, span(-1, 4095, "CPU that the main loop stays on; -1: whichever is free")
+    ] = -1
+    spin_us: Annotated[
+        int,
+        span(0, 1000, "after work, look for more this long before sleeping; takes a core's time"),
+    ] = 0
     plaintext: Annotated[
         bool, says("allow listeners outside loopback without TLS; the MAC hides nothing")
     ] = False
@@ -190,6 +197,10 @@ class Tls(msgspec.Struct, frozen=True):
     client_ca: Annotated[
         Pem, says("authorities whose client certificates are demanded; empty: none are")
     ] = ""
+    client_cert: Annotated[
+        Literal["required", "optional"],
+        says("optional: who comes without one is let in, and may do what needs none"),
+    ] = "required"
 
 
 class Http(msgspec.Struct, frozen=True):

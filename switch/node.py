@@ -227,6 +227,7 @@ class Node:
             config=config,
             registry=self.registry,
             records=store.records,
+            ledger=store.ledger,
             calendar=self.calendar,
             fingerprint=self.fingerprint,
             shifts=self.shifts,
@@ -448,7 +449,8 @@ class Node:
             step.reply(origin, _no_room(message))
             return
         answer: Message | None = None
-        if type(message) is CashOut and self.config.node.straight_through:
+        kind = type(message)
+        if (kind is CashOut or kind is Deposit) and self.config.node.straight_through:
             answer = self.straight.ask(step, terminal, message)
         if answer is None:
             answer = self.red.ask(step, terminal, message, origin)

@@ -63,7 +63,7 @@ HOST_MACS = ("aes-cmac", "retail", "retail-2", "hmac-sha256", "none")
 QUESTIONS = frozenset(
     ("show", "status", "card_show", "host_check", "network_export", "conciliation_known",
      "window_show", "operation_unmask", "transfiya_key_list", "transfiya_signer_list",
-     "transfiya_items")
+     "transfiya_transfer_state", "transfiya_offers")
 )  # fmt: skip
 """Commands that change nothing, or write their own audit events."""
 
@@ -384,6 +384,8 @@ class Provisioning:
             raise ProvisioningError("token mode is one of totp, ocra, vale")
         if balance < 0 or max_balance < 0:
             raise ProvisioningError("balance and max_balance are 0 or more")
+        if max_balance and balance > max_balance:
+            raise ProvisioningError("balance is more than max_balance")
         if tier and tier not in self._node.config.business.tiers:
             raise ProvisioningError(f"tier {tier} is not in business.tiers")
         norms.currency(currency)
@@ -731,7 +733,9 @@ class Provisioning:
         )  # fmt: skip
         batch = Batch()
         batch.transfer(funding, card.account, amount)
-        expect_done(self._node.store.ledger.apply(batch, step.now_ns), "funding")
+        result = self._node.store.ledger.apply(batch, step.now_ns)[0]
+        if result != Result.DONE:
+            raise ProvisioningError(f"the card cannot be given that much: {Result(result).name}")
 
     def _put(self, entity: Entity) -> None:
         self._registry.put(entity)

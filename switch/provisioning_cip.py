@@ -20,12 +20,13 @@ from switch.flows.cip_sources import LedgerSource, SimulatedSource
 from switch.flows.step import Arm, Call, Disarm, Step
 from switch.node import Node
 from switch.ops.keys import MasterKey
-from switch.sections.cip import CipApplication, application_findings
+from switch.sections.cip import CipApplication, application_findings, is_address
 
 COMMANDS: Final = (
     "cip_app_add", "cip_app_list", "cip_app_set", "cip_user_add", "cip_user_list",
-    "cip_user_hashes", "cip_user_password", "cip_user_state", "cip_key_add", "cip_key_rotate",
-    "cip_key_list", "cip_key_end", "cip_report_run", "cip_report_send", "cip_report_list",
+    "cip_user_hashes", "cip_user_password", "cip_user_email", "cip_user_state", "cip_key_add",
+    "cip_key_rotate", "cip_key_list", "cip_key_end", "cip_report_run", "cip_report_send",
+    "cip_report_list",
 )  # fmt: skip
 
 Answer = dict[str, Any]
@@ -117,7 +118,9 @@ class CipCommands:
 
     # ---- users
 
-    def cip_user_add(self, step: Step, application: str, user: str, kind: str, hash: str) -> Answer:
+    def cip_user_add(
+        self, step: Step, application: str, user: str, kind: str, hash: str, email: str = ""
+    ) -> Answer:
         """`hash`: of the password, argon2id."""
         self._application(application)
         if not _is_user_id(user):
@@ -127,7 +130,9 @@ class CipCommands:
         if self._book.user(application, user) is not None:
             raise ValueError(f"user {user} of {application} exists")
         _check_hash(hash)
-        self._book.put_user(User(application, user, kind, [hash], created_ns=step.now_ns))
+        _check_email(email)
+        made = User(application, user, kind, [hash], created_ns=step.now_ns, email=email)
+        self._book.put_user(made)
         self._audit(step, "cip.user.add", f"{application}:{user}", kind)
         return {"application": application, "user": user}
 
@@ -154,6 +159,15 @@ class CipCommands:
         self._book.unlock(known)
         self._audit(step, "cip.user.password", f"{application}:{user}")
         return {"application": application, "user": user}
+
+    def cip_user_email(self, step: Step, application: str, user: str, email: str) -> Answer:
+        """Where the link goes that unlocks him; empty: nowhere."""
+        known = self._user(application, user)
+        _check_email(email)
+        known.email = email
+        self._book.put_user(known)
+        self._audit(step, "cip.user.email", f"{application}:{user}")
+        return {"application": application, "user": user, "email": email}
 
     def cip_user_state(self, step: Step, application: str, user: str, what: str) -> Answer:
         """`what`: unlock, disable or enable."""
@@ -186,13 +200,9 @@ class CipCommands:
     def cip_key_end(self, step: Step, application: str, key_id: str) -> Answer:
         """A key stops being valid now."""
         found = self._application(application)
-        for key in found.keys:
-            if key.id == key_id:
-                key.until_ns = step.now_ns
-                self._book.put_application(found)
-                self._audit(step, "cip.key.end", application, key_id)
-                return {"application": application, "key_id": key_id}
-        raise ValueError(f"{application} has no key {key_id}")
+        _told(lambda: self._book.end_key(step, found, key_id))
+        self._audit(step, "cip.key.end", application, key_id)
+        return {"application": application, "key_id": key_id}
 
     def cip_key_list(self, step: Step, application: str) -> list[Answer]:
         return [
@@ -216,7 +226,12 @@ class CipCommands:
         return shown_run(run)
 
     def cip_report_send(self, step: Step, run: str) -> Answer:
-        """Send a run again, under a new id."""
+        """Send a run again, under a new id. `run`: or an application, for its newest one."""
+        if self._book.application(run) is not None:
+            own = [r.id for r in self._flow.reports.runs(run) if not r.repeats]
+            if not own:
+                raise ValueError(f"{run} has no report yet")
+            run = own[-1]
         repeat = _told(lambda: self._flow.reports.repeat(step, run))
         self._audit(step, "cip.report.send", repeat.application, repeat.id)
         self._leave_calls(step)
@@ -279,7 +294,8 @@ def _shown_application(application: Application) -> Answer:
     return {
         "application": application.id, "app_no": application.app_no, "name": application.name,
         "modes": list(application.modes), "source": application.source,
-        "return_urls": list(application.return_urls), "keys": len(application.keys),
+        "timezone": application.timezone, "return_urls": list(application.return_urls),
+        "keys": len(application.keys),
     }  # fmt: skip
 
 
@@ -297,6 +313,11 @@ def _is_user_id(name: str) -> bool:
 def _check_hash(text: str) -> None:
     if not text.startswith("$argon2id$") or len(text) > 256:
         raise ValueError("a password comes as its argon2id hash")
+
+
+def _check_email(text: str) -> None:
+    if text and not is_address(text):
+        raise ValueError("that is no address a mail can be sent to")
 
 
 def _section(name: str, values: dict[str, Any]) -> CipApplication:

@@ -12,9 +12,10 @@ from switch.node import Node
 
 COMMANDS: Final = (
     "transfiya_key_new", "transfiya_key_add", "transfiya_key_list", "transfiya_signer_add",
-    "transfiya_signer_set", "transfiya_signer_list", "transfiya_items",
+    "transfiya_signer_set", "transfiya_signer_list", "transfiya_transfer_start",
+    "transfiya_transfer_state", "transfiya_offers", "transfiya_answer", "transfiya_conciliated",
 )  # fmt: skip
-ITEMS_MAX: Final = 1000
+OFFERS_MAX: Final = 1000
 
 Answer = dict[str, Any]
 
@@ -86,22 +87,93 @@ class TransfiyaCommands:
 
         return [enrolment.signer_row(signer) for signer in self._directory().signers(bank)]
 
-    def transfiya_items(self, step: Step, state: str = "") -> list[Answer]:
-        """Pieces of work, the newest first; parties are masked."""
-        from switch.flows.transfiya_records import Items
+    # ---- for the customers' channel: of a running node only
 
-        found = [
-            item
-            for item in Items(self._node.store.records).stored()
-            if state.upper() in ("", item.state)
-        ]
-        found.sort(key=lambda item: -item.arrived_ns)
+    def _flow(self) -> Any:
+        """The product's flow. Raises: ValueError where it is not played."""
+        for product in self._node.products:
+            if product.role == "transfiya":
+                return product
+        raise ValueError("no node that plays transfiya runs here")
+
+    def _customer(self, bank: str, name: str) -> Any:
+        """A signer by its handle, account or alias. Raises: ValueError."""
+        for signer in self._directory().signers(bank):
+            if name in (signer.handle, signer.account, signer.alias) and name:
+                return signer
+        raise ValueError(f"{bank} has no customer of that name")
+
+    def transfiya_transfer_start(
+        self, step: Step, bank: str, reference: str, source: str, target: str, amount: str,
+        symbol: str = "$tin", kind: str = "SEND", description: str = "",
+    ) -> Answer:  # fmt: skip
+        """Begin a customer's transfer; the same reference again begins nothing new."""
+        flow = self._flow()
+        if bank not in flow.shared.banks:
+            raise ValueError(f"no bank {bank!r} is configured")
+        signer = self._customer(bank, source)
+        labels = {"description": description[:140]} if description else None
+        item_id = flow.start_transfer(
+            step, bank, reference, source=signer.alias or signer.handle, target=target,
+            symbol=symbol, amount=amount, kind=kind, labels=labels,
+        )  # fmt: skip
+        if item_id is None:
+            raise ValueError("reference, symbol, amount or kind is none, or no new work is taken")
+        step.audit("operator", "transfiya.transfer.start", reference, "00", bank)
+        return self._state_of(flow, item_id)
+
+    def transfiya_transfer_state(
+        self, step: Step, bank: str, reference: str, source: str
+    ) -> Answer:
+        flow = self._flow()
+        signer = self._customer(bank, source)
+        party = signer.alias or signer.handle
+        return self._state_of(flow, f"{bank}|TRANSFER/{reference}/{party}")
+
+    @staticmethod
+    def _state_of(flow: Any, item_id: str) -> Answer:
+        item = flow.items.named(item_id)
+        if item is None:
+            raise ValueError("there is no such transfer")
+        return {
+            "reference": item.tx_ref, "state": item.state, "tx_ref": item.action_id,
+            "amount": item.amount, "reason": item.reason, "code": item.code,
+        }  # fmt: skip
+
+    def transfiya_offers(self, step: Step, bank: str = "") -> list[Answer]:
+        """Requests for money that wait for a customer's word, the oldest first; names masked."""
+        flow = self._flow()
+        found = [one for one in flow.items.live() if one.state == "OFFERED"]
+        found = [one for one in found if bank in ("", one.bank)]
+        found.sort(key=lambda one: one.arrived_ns)
         return [
             {
-                "bank": item.bank, "kind": item.kind, "tx_ref": item.tx_ref,
-                "user": f"{item.user[:6]}…{item.user[-4:]}", "purpose": item.purpose,
-                "amount": item.amount, "state": item.state, "reason": item.reason,
-                "arrived_ns": item.arrived_ns,
+                "bank": one.bank, "tx_ref": one.tx_ref, "amount": one.amount,
+                "symbol": one.symbol, "user": f"{one.user[:6]}…{one.user[-4:]}",
+                "arrived_ns": one.arrived_ns,
             }
-            for item in found[:ITEMS_MAX]
+            for one in found[:OFFERS_MAX]
         ]  # fmt: skip
+
+    def transfiya_answer(self, step: Step, bank: str, tx_ref: str, accept: bool) -> Answer:
+        """The customer's word on a request for money."""
+        if not self._flow().answer_request(step, bank, tx_ref, accept=accept):
+            raise ValueError(f"{bank} has no open request {tx_ref}")
+        word = "accepted" if accept else "declined"
+        step.audit("operator", "transfiya.request.answer", tx_ref, "00", word)
+        return {"bank": bank, "tx_ref": tx_ref, "answer": word}
+
+    # ---- the morning after
+
+    def transfiya_conciliated(
+        self, step: Step, bank: str, date: str, lines: int, differences: int
+    ) -> Answer:
+        """Keep what a comparison with the network came to; a difference is an alarm."""
+        outcome = "00" if not differences else "differs"
+        step.audit("operator", "transfiya.conciliation", f"{bank} {date}", outcome, f"{lines}")
+        if differences:
+            step.alarm("transfiya_conciliation", f"{bank} {date}", f"{differences} differences")
+        for product in self._node.products:
+            if product.role == "transfiya":
+                product.differences[bank] = differences  # type: ignore[attr-defined]
+        return {"bank": bank, "date": date, "lines": lines, "differences": differences}

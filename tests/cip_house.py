@@ -6,7 +6,7 @@ and talks to pages and API without sockets. Time passes by `advance`.
 
 import base64
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from html import unescape
 from pathlib import Path
@@ -42,8 +42,13 @@ KIND = {"portal": "machine", "ana": "customer", "clara": "clerk", "aldo": "appro
 class CipHouse:
     """One node with the payment application, an application and its users."""
 
-    def __init__(self, directory: Path, *, toml: str = "", **values: Any) -> None:
+    def __init__(
+        self, directory: Path, *, toml: str = "", ways: Callable[[Node], Any] | None = None,
+        **values: Any,
+    ) -> None:  # fmt: skip
+        """`ways`: the remote side of a node, where it is not the real one."""
         self.directory = directory
+        self.ways = ways
         self.clock = ManualClock()
         self.values = values
         path = directory / "troncal.toml"
@@ -81,7 +86,8 @@ time_cost = 1
         self.commit()
 
     def _prepare(self) -> None:
-        self.product = build(self.node, Remotes(self.node, None))  # type: ignore[arg-type]
+        ways = self.ways or (lambda node: Remotes(node, None))  # type: ignore[arg-type]
+        self.product = build(self.node, ways(self.node))
         self.node.attach(self.product.flow, self.product.service)
         assert isinstance(self.product.flow, CipFlow)
         assert isinstance(self.product.service, CipService)
@@ -134,6 +140,8 @@ time_cost = 1
             self.clock.advance(min(left, 0.5))
             left -= 0.5
             self.node.run_timers()
+            if self.node.store.journal.open_count or self.node.gate:
+                self.commit()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[httpx.AsyncClient]:
@@ -210,6 +218,15 @@ time_cost = 1
                 await trio.sleep(0.005)
             self.advance(seconds)
         return found[0]
+
+    async def until_submitted(self, do: Any) -> None:
+        """Begin a request and leave it once its payment is durable as SUBMITTED."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(do)
+            while not any(p.status == "SUBMITTED" for p in self.payments()):  # noqa: ASYNC110
+                await trio.sleep(0.005)
+            self.commit()
+            nursery.cancel_scope.cancel()
 
     # ---- what there is
 

@@ -1,10 +1,13 @@
-"""How hard the property tests try, for the whole suite.
+"""How hard the property tests try, and where tests keep their files, for the whole suite.
 
 `TRONCAL_FUZZ=1` is the long profile of `make fuzz`; a greater number multiplies it. Without it the
 suite stays short. A failure is printed with what reproduces it.
 """
 
 import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -26,3 +29,28 @@ def pytest_configure(config: pytest.Config) -> None:
         "layouts(*names): how an acceptance case is run: `together` in one process, `apart` in"
         " three; without it in both, where the test has the choice",
     )
+
+
+MEMORY = Path("/dev/shm")
+MEMORY_FREE_BYTES_MIN = 2 << 30
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """pytest's own; in memory where no disk is proved, so that no test waits for its neighbour's.
+
+    On the disk stay what is marked `disk` or `alone`, and nodes that serve a whole module.
+    """
+    marks = {mark.name for mark in request.node.iter_markers()}
+    if marks & {"disk", "alone"} or not _memory_is_ample():
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="troncal-test-", dir=MEMORY) as directory:
+        yield Path(directory)
+
+
+def _memory_is_ample() -> bool:
+    if not MEMORY.is_dir():
+        return False
+    memory = os.statvfs(MEMORY)
+    return memory.f_bavail * memory.f_frsize >= MEMORY_FREE_BYTES_MIN

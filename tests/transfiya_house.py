@@ -108,6 +108,8 @@ class BankHouse:
         self.steps = 0
         self.crash_at: tuple[int, str] | None = None
         self.crashed = trio.Event()
+        self.may_fail = False
+        self.failure = ""
         self._scope: trio.CancelScope | None = None
         self._stopped = trio.Event()
         self.customers: dict[str, str] = {}
@@ -231,6 +233,10 @@ class BankHouse:
                 await nursery.start(self.product.service.run)
                 node.settle()
                 task_status.started()
+        except* OSError as failed:
+            if not self.may_fail:
+                raise
+            self.failure = str(failed.exceptions[0])
         finally:
             self.up = False
             node.close()

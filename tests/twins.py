@@ -1,6 +1,6 @@
 """Two houses that start from the same data directory, and random traffic that goes through both.
 
-One decides the common cash_out natively, the other never; they must say the same and stay the same,
+One decides common operations natively, the other never; they must say the same and stay the same,
 byte for byte.
 """
 
@@ -252,9 +252,9 @@ class Traffic:
         )  # fmt: skip
 
 
-def drive(pair: Pair, seed: int, turns: int) -> None:
+def drive(pair: Pair, seed: int, turns: int, traffic: Traffic | None = None) -> None:
     """Random traffic with time going by, at midnight too; things disabled and enabled between."""
-    traffic = Traffic(pair, seed)
+    traffic = traffic or Traffic(pair, seed)
     pick = traffic.random
     for number in range(turns):
         pair.turn(traffic.requests())

@@ -56,7 +56,7 @@ GOOD_CARD = "4051885600446623"
 BAD_CARD = "5186059559590568"
 BANK = "emisor1"
 VECTORS = Path(__file__).parent / "vectors" / "webpay.json"
-KEY_SECONDS_MAX = 8.0
+KEY_SECONDS_MAX = 30.0
 
 Fields = dict[str, str]
 Script = Callable[[trio.SocketStream, bytes], Awaitable[None]]
@@ -92,10 +92,16 @@ def public_pem(name: str) -> bytes:
 
 def toml(
     *, mode: str = "kcc60", authoriser: str = "ledger", port: int = 1, limits: str = "",
-    section: str = "", merchant: str = "",
+    section: str = "", merchant: str = "", bank_port: int | None = 1,
 ) -> str:  # fmt: skip
-    """The configuration of an acquirer with one shop on this machine."""
+    """The configuration of an acquirer with one shop on this machine.
+
+    Args:
+        bank_port: of who asks holders' banks; None: `section` has it, or there is none.
+    """
     listeners = "\n".join(f'{name} = "127.0.0.1:0"' for name in configuration.LISTENERS)
+    asks = f'authentication = {{ bank_url = "http://127.0.0.1:{bank_port}/autenticar" }}'
+    asks = "" if bank_port is None else asks
     way = "ledger" if authoriser == "ledger" else f"bank:{BANK}"
     return f"""
 [listen]
@@ -111,6 +117,7 @@ keys_max = 40_000
 records_bytes_max = 33_554_432
 [webpay]
 allow = {{ private = true }}
+{asks}
 limits = {{ {limits} }}
 {section}
 [webpay.merchant."{CODE}"]
@@ -508,7 +515,8 @@ class Page:
         await self.acquirer.service.pay(self.page_id, self.view.nonce, with_card)
 
     async def authenticate(self, outcome: str) -> None:
-        await self.acquirer.service.authenticated(self.page_id, self.view.nonce, outcome)
+        """Its bank has said so."""
+        await self.acquirer.service._authenticated(self.payment.id, outcome)
 
     async def ended(self, *states: str) -> Payment:
         """Wait until it is in one of these states, or in any final one; and its line on disk."""
@@ -522,7 +530,7 @@ class Page:
 @asynccontextmanager
 async def acquiring(
     directory: Path, *, mode: str = "kcc60", authoriser: str = "ledger", shop: Shop | None = None,
-    bank: Bank | None = None, **settings: str,
+    bank: Bank | None = None, **settings: Any,
 ) -> AsyncIterator[Acquirer]:  # fmt: skip
     """An acquirer that runs, with its shop."""
     shop = shop or Shop(mode)

@@ -79,9 +79,10 @@ class Acceptor(Connection):
             frame_bytes_max=frame_bytes_max,
             heartbeat_s=heartbeat_s,
         )
-        self._authenticate = authenticate
+        # Of the sign-on only; forgotten after it.
+        self._authenticate: Authenticate | None = authenticate
         self._nonce = nonce
-        self._now_iso = now_iso
+        self._now_iso: Callable[[], str] | None = now_iso
         self.peer = ""
         self.key_version = 0
         self.claimed_peer = ""
@@ -99,6 +100,7 @@ class Acceptor(Connection):
         if len(frame) <= SIGN_ON_BYTES_MAX + _MAC_BYTES:
             head = _read_head(frame[:-_MAC_BYTES], encoding_of(frame))
         self.claimed_peer = head.peer[:8] if head is not None else ""
+        assert self._authenticate is not None, "a connection signs on once"
         known = None if head is None else self._authenticate(head.peer, head.key)
         peer_key = known or NOBODY
         mac_key = peer_key.mac_key()
@@ -119,6 +121,7 @@ class Acceptor(Connection):
         self._channel.rekey(known.derived(secret))
         self.peer, self.key_version = head.peer, head.key
         self.signed_on = True
+        self._authenticate, self._now_iso, self._nonce = None, None, b""
         return True
 
     def _judge(self, payload: bytes, head: SignOnHead) -> SignOnAnswer | Error:
@@ -136,6 +139,7 @@ class Acceptor(Connection):
         if sign_on.version != VERSION:
             return Error(code="12")
         assert (sign_on.peer, sign_on.key) == (head.peer, head.key), "read the same twice"
+        assert self._now_iso is not None
         return SignOnAnswer(
             code="00",
             nonce=self._nonce.hex(),

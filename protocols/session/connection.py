@@ -97,9 +97,9 @@ class Connection:
         self._channel = Channel(1 if side == "initiator" else 2, frame_bytes_max)
         self._decode_json = decoder(vocabulary, side, "json")
         self._decode_msgpack = decoder(vocabulary, side, "msgpack")
-        self._out = bytearray()
-        # Requests whose encoding is not the session's, by their number; nearly always empty.
-        self._deviating: dict[int | None, list[Encoding]] = {}
+        self._out = b""
+        # Requests whose encoding is not the session's, by their number; nearly always none.
+        self._deviating: dict[int | None, list[Encoding]] | None = None
         self._echo_sent = False
         self._last_id = 0
         self.closing: str | None = None
@@ -177,20 +177,17 @@ class Connection:
         if self.closing is not None:
             return self.output()
         if encoding is not None:
-            make = encoder(encoding)
-            payloads = [make(message) for message in messages]
+            payloads = list(map(encoder(encoding), messages))
         elif self._deviating:
             payloads = [self._encode_deviating(message) for message in messages]
         else:
-            make = self._encode
-            payloads = [make(message) for message in messages]
+            payloads = list(map(self._encode, messages))
         frames = self._channel.seal(payloads)
         return self.output() + frames if self._out else frames
 
     def output(self) -> bytes:
         """Bytes that the session itself owes the peer (sign-on, echo answers, errors); once."""
-        out = bytes(self._out)
-        self._out.clear()
+        out, self._out = self._out, b""
         return out
 
     @property
@@ -276,17 +273,19 @@ class Connection:
         if type(message) not in self._vocabulary.requests[self._side]:
             return
         number = _number(message, self._vocabulary)
-        noted = self._deviating.get(number)
+        deviating = self._deviating or {}
+        noted = deviating.get(number)
         if noted is not None:
             noted.append(encoding)
             del noted[:-_DEVIATIONS_MAX]
         elif encoding != self.encoding:
-            if len(self._deviating) >= _DEVIATIONS_MAX:
-                del self._deviating[next(iter(self._deviating))]
-            self._deviating[number] = [encoding]
+            if len(deviating) >= _DEVIATIONS_MAX:
+                del deviating[next(iter(deviating))]
+            deviating[number] = [encoding]
+            self._deviating = deviating
 
     def _encode_deviating(self, message: Message) -> bytes:
-        if type(message) in REPLIES:
+        if type(message) in REPLIES and self._deviating:
             number = _number(message, self._vocabulary)
             noted = self._deviating.get(number)
             if noted is not None:

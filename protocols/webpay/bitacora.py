@@ -10,7 +10,7 @@ they can be.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Literal, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -21,6 +21,8 @@ from protocols.webpay.pairs import Pairs
 
 Style = Literal["seed", "kcc602"]
 MacStatus = Literal["absent", "unchecked", "not_checkable", "ok", "bad"]
+Keys = RSAPublicKey | Sequence[RSAPublicKey]
+"""A key, or all that a signature may be by: files are older than keys."""
 
 UNREADABLE: Final = "UNREADABLE"
 CHECKED_PIECES_MAX: Final = 4096
@@ -137,18 +139,19 @@ class Parsed(NamedTuple):
     skipped: int
 
 
-def parse(data: bytes, key: RSAPublicKey | None = None) -> Parsed:
+def parse(data: bytes, key: Keys | None = None) -> Parsed:
     """Read a file, whatever became of it; never raises.
 
     Args:
         key: checks the MACs; without one they are `unchecked`.
     """
     text = data.removeprefix(b"\xef\xbb\xbf").decode("latin-1")
+    keys = _keys(key)
     records: list[Record] = []
     skipped = 0
     for number, kind, content in _records(text.split("\n")):
         if kind == "record":
-            records.append(_record(number, content, key))
+            records.append(_record(number, content, keys))
         elif kind == "unreadable":
             begins = _BEGINS.match(content)
             records.append(Record(line=number, prefix=begins[1] if begins else ""))
@@ -180,7 +183,7 @@ def _records(lines: Iterable[str]) -> Iterator[tuple[int, str, str]]:
         yield begun, "record", " ".join(parts)
 
 
-def _record(number: int, text: str, key: RSAPublicKey | None) -> Record:
+def _record(number: int, text: str, keys: Sequence[RSAPublicKey]) -> Record:
     start = _START.match(text)
     assert start is not None, "a record begins with its prefix"
     prefix = start[1]
@@ -189,7 +192,7 @@ def _record(number: int, text: str, key: RSAPublicKey | None) -> Record:
     fields = dict(pairs)
     readable = not first.strip() and len(fields) == len(pairs)
     found = outcome(prefix, fields.get("TBK_RESPUESTA", "")) if readable else None
-    status = _check(pairs, fields.get("TBK_MAC"), key) if found is not None else "absent"
+    status = _check(pairs, fields.get("TBK_MAC"), keys) if found is not None else "absent"
     return Record(line=number, prefix=prefix, pairs=pairs, outcome=found, mac=status)
 
 
@@ -200,14 +203,21 @@ def _pair(piece: str) -> tuple[str, str]:
     return name, _BLANKS.sub("", value) if name == "TBK_MAC" else value
 
 
-def _check(pairs: Pairs, mac: str | None, key: RSAPublicKey | None) -> MacStatus:
+def _keys(key: Keys | None) -> Sequence[RSAPublicKey]:
+    if key is None:
+        return ()
+    return (key,) if isinstance(key, RSAPublicKey) else key
+
+
+def _check(pairs: Pairs, mac: str | None, keys: Sequence[RSAPublicKey]) -> MacStatus:
     if mac is None:
         return "absent"
-    if key is None:
+    if not keys:
         return "unchecked"
-    if len(mac) != 2 * signature_bytes(key) or not re.fullmatch(r"[0-9A-Fa-f]+", mac, re.ASCII):
+    fitting = [key for key in keys if len(mac) == 2 * signature_bytes(key)]
+    if not fitting or not re.fullmatch(r"[0-9A-Fa-f]+", mac, re.ASCII):
         return "not_checkable"
-    return "ok" if verify_mac(pairs, mac, key) else "bad"
+    return "ok" if any(verify_mac(pairs, mac, key) for key in fitting) else "bad"
 
 
 # ---- `troncal webpay check-mac`
@@ -220,7 +230,7 @@ class MacCheck(NamedTuple):
     reason: str = ""
 
 
-def check_mac(content: bytes, key: RSAPublicKey) -> MacCheck:
+def check_mac(content: bytes, key: Keys) -> MacCheck:
     """Check the pairs of a file: joined by `&` in the order received, TBK_MAC anywhere."""
     text = content.decode("latin-1").rstrip("&\r\n")
     if not text:
@@ -240,4 +250,5 @@ def check_mac(content: bytes, key: RSAPublicKey) -> MacCheck:
     mac = fields.get("TBK_MAC")
     if mac is None:
         return MacCheck(False, "there is no TBK_MAC")
-    return MacCheck(True) if verify_mac(pairs, mac, key) else MacCheck(False, "the MAC is wrong")
+    good = any(verify_mac(pairs, mac, each) for each in _keys(key))
+    return MacCheck(True) if good else MacCheck(False, "the MAC is wrong")

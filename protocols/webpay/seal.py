@@ -11,6 +11,7 @@ Old kits refuse lines of another length, so that is how it is written; read is a
 import base64
 import binascii
 import re
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidSignature
@@ -94,13 +95,45 @@ def open_wire(wire: bytes, own: RSAPrivateKey, peer: RSAPublicKey, *, spare_key:
     Raises:
         SealError: it is not by `peer` for `own`, or is damaged.
     """
+    return open_with(wire, (own,), (peer,), spare_key=spare_key)[0]
+
+
+def open_with(
+    wire: bytes,
+    owns: Sequence[RSAPrivateKey],
+    peers: Sequence[RSAPublicKey],
+    *,
+    spare_key: bytes,
+) -> tuple[Opened, int, int]:
+    """The same while keys change: one private operation for each of ours, until one opens.
+
+    Args:
+        owns, peers: keys that may have been used, the likeliest first.
+
+    Returns:
+        What was inside, and the places of the keys that it was for and by.
+
+    Raises:
+        SealError: by none of `peers` for any of `owns`, or damaged.
+    """
     if len(spare_key) != KEY_BYTES:
         raise ValueError("a spare key of 32 bytes is needed")
     raw = _raw(wire)
+    for place, own in enumerate(owns):
+        plain = _decrypted(raw, own, spare_key)
+        for signer, peer in enumerate(peers):
+            opened = _verified(plain, peer)
+            if opened is not None:
+                return opened, place, signer
+    raise SealError
+
+
+def _decrypted(raw: bytes, own: RSAPrivateKey, spare_key: bytes) -> bytes:
+    """`sig` ‖ message; nothing, which no signature fits, where it is not for this key."""
     key_end = IV_BYTES + signature_bytes(own)
     iv, wrapped, text = raw[:IV_BYTES], raw[IV_BYTES:key_end], raw[key_end:]
     if not text or len(text) % _BLOCK_BYTES:
-        raise SealError
+        return b""
     try:
         aes_key = own.decrypt(wrapped, _OAEP)
     except ValueError:
@@ -108,15 +141,16 @@ def open_wire(wire: bytes, own: RSAPrivateKey, peer: RSAPublicKey, *, spare_key:
     if len(aes_key) != KEY_BYTES:
         aes_key = spare_key
     decryptor = Cipher(AES(aes_key), CBC(iv)).decryptor()
-    plain = _unpadded(decryptor.update(text) + decryptor.finalize())
+    return _unpadded(decryptor.update(text) + decryptor.finalize())
+
+
+def _verified(plain: bytes, peer: RSAPublicKey) -> Opened | None:
     signature, message = plain[: signature_bytes(peer)], plain[signature_bytes(peer) :]
     try:
         peer.verify(signature, message, PKCS1v15(), SHA512())
     except InvalidSignature:
-        raise SealError from None
-    if not message:
-        raise SealError
-    return Opened(message, signature)
+        return None
+    return Opened(message, signature) if message else None
 
 
 def decoded(wire: bytes) -> bytes:

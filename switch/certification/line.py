@@ -14,6 +14,7 @@ import trio
 from protocols.codes import CODES
 from protocols.messages import Error, Message, Notice, Status, StatusAnswer
 from protocols.session import BadRequest, Initiator, PeerKey, Vocabulary
+from switch.net.dial import DialError
 from switch.ops.masking import masked
 
 Connect = Callable[[], Awaitable[trio.abc.Stream]]
@@ -102,7 +103,7 @@ class Line:
                     self._take(session, data)
                     if session.closing is not None or not data:
                         raise NoSession(session.closing or "closed by the peer")
-        except (trio.TooSlowError, OSError, trio.BrokenResourceError) as error:
+        except (trio.TooSlowError, OSError, DialError, trio.BrokenResourceError) as error:
             if stream is not None:
                 await trio.aclose_forcefully(stream)
             raise NoSession(_why(error)) from None
@@ -235,6 +236,8 @@ class Line:
 def _why(error: BaseException) -> str:
     if isinstance(error, trio.TooSlowError):
         return f"no answer to the sign-on within {SIGN_ON_S:g} s"
+    if isinstance(error, DialError):
+        return f"no connection: {error}"
     if isinstance(error, OSError):
         return f"no connection: {error.strerror or error}"
     return "the connection broke during the sign-on"

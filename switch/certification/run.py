@@ -1,9 +1,11 @@
 """A run from its first connection to its report."""
 
 import secrets
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +17,7 @@ from protocols.session import PeerKey
 from switch.calendar import Calendar
 from switch.certification import network_cases
 from switch.certification.files import Day
-from switch.certification.line import NoAnswer, NoSession
+from switch.certification.line import Connect, NoAnswer, NoSession
 from switch.certification.platform import Platform
 from switch.certification.platform_cases import pack as platform_pack
 from switch.certification.platform_stand import PlatformStand, Side
@@ -30,6 +32,7 @@ from switch.certification.report import (
 )
 from switch.certification.stand import Pack, Stand, Terminal, Till, Times
 from switch.clock import iso_ms
+from switch.net.dial import Dialer
 from switch.simulators.server import Server
 from switch.simulators.terminal import tcp
 
@@ -46,7 +49,7 @@ class Network(Struct):
 
     Fields:
         number: four digits. terminals: at least two that we may be, two for each lane.
-        address: where its terminals connect.
+        address: where its terminals connect. dialer: how, where that is with TLS.
         files: where it puts its daily files; None: it does not. files_wait_s: how long it has.
         make_file: makes it now (our own node), with the date as yyyymmdd.
         cashier, supervisor: who may work and annul at these terminals.
@@ -62,12 +65,22 @@ class Network(Struct):
     cashier: str = "1"
     supervisor: str = "9"
     announce: Callable[[str], None] = lambda text: None
+    dialer: Dialer | None = None
+
+
+def _way(address: tuple[str, int], dialer: Dialer | None) -> Connect:
+    if dialer is None:
+        return tcp(*address)
+    host, port = address
+    return partial(dialer.open, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
 
 
 @asynccontextmanager
-async def listening(platform: Platform, host: str, port: int) -> AsyncIterator[tuple[str, int]]:
+async def listening(
+    platform: Platform, host: str, port: int, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[tuple[str, int]]:
     """Our platform, at this address, until the end of the block. Raises: OSError."""
-    server = Server(platform.converse, seed=secrets.randbits(32))
+    server = Server(platform.converse, seed=secrets.randbits(32), tls=tls)
     async with trio.open_nursery() as nursery:
         yield await nursery.start(server.listen, host, port)
         nursery.cancel_scope.cancel()
@@ -97,7 +110,7 @@ async def certify_network(
         await make(iso.replace("-", ""))
 
     stand = Stand(
-        times=times, connect=tcp(*candidate.address),
+        times=times, connect=_way(candidate.address, candidate.dialer),
         terminals=candidate.terminals[: 2 * LANES_MAX],
         platform=platform, progress=progress, cashier=candidate.cashier,
         supervisor=candidate.supervisor,
@@ -124,13 +137,14 @@ class PlatformPeer(Struct):
 
     Fields:
         side: the network that we are there. key, version: its key.
-        address: where the platform listens for networks.
+        address: where the platform listens for networks. dialer: how, where that is with TLS.
     """
 
     side: Side
     key: PeerKey
     address: tuple[str, int]
     version: int = 1
+    dialer: Dialer | None = None
 
 
 async def certify_platform(
@@ -141,8 +155,8 @@ async def certify_platform(
     began_s, began = trio.current_time(), iso_ms(time.time_ns())
     side, address = candidate.side, candidate.address
     stand = PlatformStand(
-        side=side, key=candidate.key, version=candidate.version, connect=tcp(*address),
-        times=times, progress=progress,
+        side=side, key=candidate.key, version=candidate.version,
+        connect=_way(address, candidate.dialer), times=times, progress=progress,
     )  # fmt: skip
     packs, reports = _chosen(PLATFORM_PACK, only)
     hindrance = await _platform_hindrance(stand, address)
@@ -173,7 +187,7 @@ async def _platform_hindrance(stand: PlatformStand, address: tuple[str, int]) ->
 async def _network_hindrance(candidate: Network, platform: Platform, times: Times) -> str:
     """Why no case can be played, or ''."""
     where = f"{candidate.address[0]}:{candidate.address[1]}"
-    till = Till(candidate.terminals[0], tcp(*candidate.address))
+    till = Till(candidate.terminals[0], _way(candidate.address, candidate.dialer))
     async with trio.open_nursery() as nursery:
         try:
             await till.begin(nursery, times.answer)

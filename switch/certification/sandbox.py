@@ -107,13 +107,16 @@ class Sandbox:
 @asynccontextmanager
 async def network_node(
     directory: Path, network: str, key: PeerKey, platform: tuple[str, int], terminals: int,
-    program: Sequence[str] = PROGRAM,
+    program: Sequence[str] = PROGRAM, toml: str = "",
 ) -> AsyncIterator[Sandbox]:  # fmt: skip
-    """A `red` of ours with so many terminals, whose platform is elsewhere."""
+    """A `red` of ours with so many terminals, whose platform is elsewhere; `toml`: more of its
+    configuration."""
     where = f"{platform[0]}:{platform[1]}"
     sandbox = await _made(
         directory, network, program, node_roles=("red",), platform_connect=(where,)
     )
+    with sandbox.config.path.open("a") as file:
+        file.write(toml)
     async with opened(sandbox.config) as node:
         desk, step = Provisioning(node), node.begin()
         desk.call(

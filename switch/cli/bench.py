@@ -194,6 +194,10 @@ def bench_link(call: Call, /, **arguments: Any) -> None:
     help="Payments under way; 200 shows what a rush does.",
 )  # fmt: skip
 @click.option(
+    "--mode", type=click.Choice(["kcc60", "direct"]), default="kcc60", show_default=True,
+    help="A kit at the shop (three private operations), or its closing page alone (two).",
+)  # fmt: skip
+@click.option(
     "--directory", type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Where the data directory is made; its disk is the one measured.",
 )  # fmt: skip
@@ -201,5 +205,57 @@ def bench_link(call: Call, /, **arguments: Any) -> None:
 def bench_webpay(call: Call, /, **arguments: Any) -> None:
     """Webpay payments a second with keys of 4096 bits, against what the machine's RSA allows."""
     from bench.load.webpay import run
+
+    _measured(call, run, **arguments)
+
+
+@bench.command("cip")
+@click.option("--customers", type=click.IntRange(1, 1000), default=100, show_default=True)
+@click.option(
+    "--spread", "spread_s", type=click.FloatRange(0, 60), default=5.0, show_default=True,
+    help="Seconds over which they begin.",
+)  # fmt: skip
+@click.option(
+    "--mode", "modes", type=click.Choice(("gateway", "partial", "full")), multiple=True,
+    default=("gateway", "partial", "full"), show_default=True, help="Each by itself; repeatable.",
+)  # fmt: skip
+@click.option(
+    "--directory", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Where the data directory is made; its disk is the one measured.",
+)  # fmt: skip
+@click.pass_obj
+def bench_cip(call: Call, /, **arguments: Any) -> None:
+    """Customers who pay at once, with default settings: times per mode and step, hash, desk."""
+    from bench.load.cip import run
+
+    _measured(call, run, **arguments)
+
+
+@bench.command("transfiya")
+@click.option(
+    "--rate", "rate_per_s", type=click.FloatRange(1, 10_000), default=200.0, show_default=True,
+    help="Calls due a second.",
+)  # fmt: skip
+@click.option(
+    "--endpoint", type=click.Choice(("credit", "debit")), default="credit", show_default=True,
+    help="Which call falls due.",
+)  # fmt: skip
+@click.option(
+    "--at-once", type=click.IntRange(1, 1000), default=32, show_default=True,
+    help="Whole transfers under way in the second part.",
+)  # fmt: skip
+@click.option(
+    "--seconds", type=click.FloatRange(0.5, 300), default=10.0, show_default=True,
+    help="Of each of the two measurements.",
+)  # fmt: skip
+@click.option("--pin", is_flag=True, help="Node on the first CPU, network on the last.")
+@click.option(
+    "--directory", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Where the data directory is made; its disk is the one measured.",
+)  # fmt: skip
+@click.pass_obj
+def bench_transfiya(call: Call, /, **arguments: Any) -> None:
+    """TransfiYa's synchronous answer at a given rate, and whole transfers a second."""
+    from bench.load.transfiya import run
 
     _measured(call, run, **arguments)

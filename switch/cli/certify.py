@@ -1,6 +1,7 @@
 """`certify`: play the certification pack against a network, and sign what came of it."""
 
 import secrets
+import ssl
 import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -25,8 +26,9 @@ from switch.certification.stand import Terminal, Times
 from switch.cli.base import Call, CliError, Command, print_fields, print_json, print_table, progress
 from switch.cli.peers import read_object
 from switch.cli.send import Credentials
-from switch.config import Address, Config, parse_address
+from switch.config import Address, Config, LinkTls, parse_address
 from switch.flows import norms
+from switch.net.dial import Dialer
 from switch.ops.keys import MasterKey
 
 DIRECTORY: Final = "certification"
@@ -55,6 +57,14 @@ class Keys(msgspec.Struct):
 @click.option("--listen", default="127.0.0.1:0", show_default=True, metavar="HOST:PORT",
               help="Where our platform waits for the network.")  # fmt: skip
 @click.option("--plaintext", is_flag=True, help="Let it listen outside loopback without TLS.")
+@click.option("--tls", is_flag=True, help="Connect to --address with TLS.")
+@click.option("--ca", type=_FILE, metavar="FILE",
+              help="With --tls: authorities trusted, PEM; else those of the system.")  # fmt: skip
+@click.option("--server-name", default="", metavar="NAME",
+              help="With --tls: the name in its certificate; else its address.")  # fmt: skip
+@click.option("--cert", type=_FILE, metavar="FILE",
+              help="Our certificate, PEM: shown with --tls, used by --listen.")  # fmt: skip
+@click.option("--cert-key", type=_FILE, metavar="FILE", help="Its private key, PEM.")
 @click.option("--files", type=click.Path(file_okay=False, path_type=Path), metavar="DIRECTORY",
               help="Where the network puts its daily file.")  # fmt: skip
 @click.option("--files-wait", "files_wait_s", type=_SECONDS, default=300, show_default=True,
@@ -97,6 +107,12 @@ def certify(
         raise click.UsageError("--public-key goes with --check")
     if [check_path is not None, show_key, network is not None].count(True) != 1:
         raise click.UsageError("one of --network, --check and --show-key")
+    if (values["cert"] is None) != (values["cert_key"] is None):
+        raise click.UsageError("--cert and --cert-key go together")
+    if not values["tls"] and (values["ca"] or values["server_name"]):
+        raise click.UsageError("--ca and --server-name go with --tls")
+    if (values["tls"] or values["cert"]) and values["address"] is None:
+        raise click.UsageError("--tls and --cert go with --address")
     if check_path is not None:
         _check(call, check_path, public_key)
     elif show_key:
@@ -145,8 +161,8 @@ def _certify(
     config = call.config()
     key = _key(config)
     at = _address(listen, "--listen")
-    if not (plaintext or at.loopback):
-        hint = "--plaintext where the line is protected otherwise, or a tunnel on loopback"
+    if not (plaintext or at.loopback or values["cert"]):
+        hint = "--cert and --cert-key, or --plaintext where the line is protected otherwise"
         raise CliError("our platform would listen outside loopback without TLS", hint)
     if (address is None) != (keys is None):
         raise click.UsageError("--address and --keys go together")
@@ -235,8 +251,9 @@ async def _their_network(
     candidate = run.Network(
         network, terminals, address, values["files"], values["files_wait_s"],
         cashier=values["cashier"], supervisor=values["supervisor"], announce=_announce,
+        dialer=_dialer(values),
     )  # fmt: skip
-    async with run.listening(platform, at.host, at.port) as where:
+    async with run.listening(platform, at.host, at.port, _listener_tls(values)) as where:
         click.echo(f"our platform listens at {where[0]}:{where[1]}", err=True)
         return await _network(config, candidate, platform, _times(values), values["only"])
 
@@ -246,8 +263,36 @@ async def _their_platform(
 ) -> Report:  # fmt: skip
     terminals = [terminal.peer for terminal in keys.terminals]
     side = Side(keys.network.peer, terminals, values["branch"], config.calendar())
-    peer = run.PlatformPeer(side, keys.network.peer_key(), address, keys.network.version)
+    peer = run.PlatformPeer(
+        side, keys.network.peer_key(), address, keys.network.version, _dialer(values)
+    )
     return await _platform(peer, _times(values), values["only"])
+
+
+def _dialer(values: dict[str, Any]) -> Dialer | None:
+    """How the candidate is reached; None: by plain TCP. Raises: CliError."""
+    if not values["tls"]:
+        return None
+    names = {"ca": values["ca"], "cert": values["cert"], "key": values["cert_key"]}
+    paths = {name: str(path or "") for name, path in names.items()}
+    try:
+        return Dialer(LinkTls(server_name=values["server_name"], **paths), Path)
+    except (OSError, ValueError) as error:
+        raise CliError(str(error), "PEM files that we may read") from None
+
+
+def _listener_tls(values: dict[str, Any]) -> ssl.SSLContext | None:
+    """TLS of our platform; None: plain TCP. Raises: CliError."""
+    if values["cert"] is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(values["cert"], values["cert_key"])
+    except (OSError, ssl.SSLError):
+        hint = "PEM, without a password"
+        raise CliError("--cert and --cert-key are no certificate and its key", hint) from None
+    return context
 
 
 def _announce(text: str) -> None:

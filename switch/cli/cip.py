@@ -80,15 +80,18 @@ def user() -> None:
 @click.argument("application")
 @click.argument("user")
 @click.option("--kind", type=KINDS, required=True)
+@click.option("--email", default="", help="Where the link goes that unlocks this user.")
 @click.option("--generate", is_flag=True, help="Make a password; else it is read from stdin.")
 @click.pass_obj
-def user_add(call: Call, application: str, user: str, kind: str, generate: bool) -> None:
+def user_add(
+    call: Call, application: str, user: str, kind: str, generate: bool, email: str
+) -> None:
     """Make a user with a password."""
     config = call.config()
     password = _password(generate)
     answer = provision(
         config, "cip_user_add", application=application, user=user, kind=kind,
-        hash=_hash(config, password),
+        hash=_hash(config, password), email=email,
     )  # fmt: skip
     call.fields({**answer, **({"password": password} if generate else {})}, ONCE)
 
@@ -111,6 +114,20 @@ def user_password(call: Call, application: str, user: str, generate: bool) -> No
         hash=_hash(config, password),
     )  # fmt: skip
     call.fields({**answer, **({"password": password} if generate else {})}, ONCE)
+
+
+@user.command("email")
+@click.argument("application")
+@click.argument("user")
+@click.argument("email")
+@click.pass_obj
+def user_email(call: Call, application: str, user: str, email: str) -> None:
+    """Tell where the link goes that unlocks a user; "" for nowhere."""
+    call.fields(
+        provision(
+            call.config(), "cip_user_email", application=application, user=user, email=email
+        )
+    )  # fmt: skip
 
 
 def _state(what: str, text: str) -> None:
@@ -186,13 +203,13 @@ def key_list(call: Call, application: str) -> None:
 
 
 @cip.command()
-@click.option("--application", "-a", required=True)
+@click.option("--application", "-a", default="", help="Only this one's.")
 @click.option("--status")
 @click.option("--mode", type=click.Choice(MODES))
 @click.option("--client-ref")
 @click.option("--confirmation")
 @click.option("--payer")
-@click.option("--from", "from_", metavar="DATE", help="In the application's zone.")
+@click.option("--from", "from_", metavar="DATE", help="In the application's zone; of all: UTC.")
 @click.option("--until", metavar="DATE")
 @click.option("--limit", type=click.IntRange(1, 50_000), default=50, show_default=True)
 @click.pass_obj
@@ -218,8 +235,13 @@ def payments(call: Call, /, application: str, limit: int, **filters: str | None)
 def _zone(config: Config, application: str) -> Any:
     from zoneinfo import ZoneInfo
 
-    section = config.cip.application.get(application)
-    return ZoneInfo(section.timezone if section is not None else "UTC")
+    if not application:
+        return ZoneInfo("UTC")
+    found = provision(config, "cip_app_list")
+    zones = [row["timezone"] for row in found if row["application"] == application]
+    if not zones:
+        raise CliError(f"there is no application {application}", "troncal cip app list")
+    return ZoneInfo(zones[0])
 
 
 # ---- reports
@@ -239,10 +261,10 @@ def report_run(call: Call, application: str) -> None:
 
 
 @report.command("send")
-@click.argument("run")
+@click.argument("run", metavar="RUN|APPLICATION")
 @click.pass_obj
 def report_send(call: Call, run: str) -> None:
-    """Send a report again: a new run with the same lines."""
+    """Send a report again, of an application its newest: a new run with the same lines."""
     call.fields(provision(call.config(), "cip_report_send", run=run))
 
 
@@ -253,6 +275,27 @@ def report_list(call: Call, application: str) -> None:
     """Report runs of an application."""
     rows = provision(call.config(), "cip_report_list", application=application)
     call.answer(rows, lambda: print_table(rows, empty="no report"))
+
+
+@report.command("year")
+@click.argument("application")
+@click.argument("year", type=click.IntRange(2000, 2200))
+@click.pass_obj
+def report_year(call: Call, application: str, year: int) -> None:
+    """Count, amount and fees of a year's payments, voids and refunds, from the read model."""
+    import msgspec
+
+    from switch.journal import cip_queries as queries
+    from switch.journal.projector import FILE_NAME
+
+    config = call.config()
+    zone = _zone(config, application)
+    try:
+        found = queries.yearly(config.data / FILE_NAME, application, zone, year)
+    except sqlite3.OperationalError:
+        raise CliError("there is no read model yet", "`troncal project` makes it") from None
+    rows = [msgspec.to_builtins(row) for row in found]
+    call.answer(rows, lambda: print_table(rows, empty="nothing in that year"))
 
 
 # ---- common

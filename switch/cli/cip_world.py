@@ -23,7 +23,10 @@ from switch.simulators.cip_sof import SofAccount, SofSite
 
 APP: Final = "TAXPAY"
 CUSTOMER: Final = "ana"
-DESK: Final = {"clara": "clerk", "aldo": "approver", "alma": "approver", "aura": "auditor"}
+DESK: Final = {
+    "clara": "clerk", "aldo": "approver", "alma": "approver", "aura": "auditor", "ada": "admin",
+    "abel": "admin",
+}  # fmt: skip
 
 
 class World(Struct, kw_only=True):
@@ -69,6 +72,7 @@ def prepare(directory: Path, settings: Mapping[str, Any] | None = None, **values
     back = f"http://127.0.0.1:{site_port}/back"
     provision(
         config, "cip_app_add", id=APP, name="Oficina de impuestos",
+        source=values.pop("source", "simulator"),
         values={
             "return_urls": [back], "default_return_url": back,
             "webhook_url": f"http://127.0.0.1:{site_port}/hook", **values,

@@ -16,7 +16,7 @@ from switch.flows.states import RED
 from switch.journal import projector, queries
 from switch.ops.keys import MasterKey, MasterKeyError
 
-FOLLOWER_WAIT_S: Final = 10.0
+FOLLOWER_WAIT_S: Final = 30.0
 FOLLOWER_PAUSE_S: Final = 0.02
 STUCK_NS: Final = 300 * 1_000_000_000
 SINCE_NS_MAX: Final = 2**63 - 1

@@ -2,7 +2,8 @@
 
 `sim terminal` sends deposits over a line with faults. `sim ceibo`, `sim bank` and `sim sicoop` are
 the other side of a switch: they listen (or dial), decide by amount and document, do to their
-answers what rules and faults say, and tell at the end what they hold.
+answers what rules and faults say, and tell at the end what they hold. `sim transfiya` is a network
+of banks, and `sim cip-sof` a site that takes payments, in modules of their own.
 """
 
 import functools
@@ -28,6 +29,8 @@ from protocols.session import PeerKey
 from switch.cli.base import Call, CliError, Group, cell, print_json
 from switch.cli.peers import read_object
 from switch.cli.send import Sender, as_terminal
+from switch.cli.sim_cip import sim_cip_sof
+from switch.cli.sim_transfiya import sim_transfiya
 from switch.config import Address, parse_address
 from switch.simulators.faults import SHARES, Faults, FaultyStream
 from switch.simulators.host import IsoHost, Role
@@ -45,6 +48,10 @@ SHOW_S: Final = 0.5
 @click.group(cls=Group)
 def sim() -> None:
     """Simulate a peer."""
+
+
+sim.add_command(sim_transfiya)
+sim.add_command(sim_cip_sof)
 
 
 def _faults(

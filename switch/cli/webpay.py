@@ -14,20 +14,13 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import click
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from protocols.webpay import bitacora as records
 from protocols.webpay import events as event_log
 from switch.cli.base import Call, CliError, Group, print_json, print_table
-from switch.config import Config
-from switch.ops.key_store import (
-    KeyInfo,
-    KeyStore,
-    KeyStoreError,
-    private_from_pem,
-    public_from_pem,
-)
-from switch.ops.keys import MasterKey
+from switch.cli.webpay_keys import key, public_keys, store_of
+from switch.ops.key_store import KeyStoreError, private_from_pem
 
 INVALID: Final = 255
 FILE_BYTES_MAX: Final = 256 << 20
@@ -61,13 +54,13 @@ def check_mac(call: Call, file: Path, key_id: str) -> None:
 
     FILE holds the received pairs, values decoded, joined by "&", in the order received.
     """
-    key = _public(call, key_id)
+    keys = public_keys(call, key_id)
     try:
         content = _content(file)
     except OSError as error:
         good, reason = False, f"{file}: {error.strerror or error}"
     else:
-        good, reason = records.check_mac(content, key)
+        good, reason = records.check_mac(content, keys)
     click.echo("CORRECTO" if good else "INVALIDO")
     if not good:
         click.echo(reason, err=True)
@@ -90,9 +83,9 @@ def bitacora(call: Call, file: Path, form: str, key_id: str, events: Path | None
 
     Exit code 1: a record is unreadable, or a signature is bad; 2: a file cannot be read.
     """
-    key = _public(call, key_id) if key_id else None
+    keys = public_keys(call, key_id) if key_id else None
     try:
-        parsed = records.parse(_content(file), key)
+        parsed = records.parse(_content(file), keys)
         causes = _causes(_content(events)) if events is not None else {}
     except OSError as error:
         click.echo(f"error: {error.filename or file}: {error.strerror or error}", err=True)
@@ -187,7 +180,7 @@ def reconcile(call: Call, merchant: str, file: Path) -> None:
     except OSError as error:
         click.echo(f"error: {file}: {error.strerror or error}", err=True)
         raise click.exceptions.Exit(2) from None
-    signed = records.parse(content, _public(call, shop.webpay_key)).records
+    signed = records.parse(content, public_keys(call, shop.webpay_key)).records
     good = [record for record in signed if record.mac == "ok"]
     rows = [{"order": number} for number in compare(Orders(config.data / ORDERS), merchant, good)]
     call.answer(rows, lambda: print_table(rows, empty="both sides agree"))
@@ -198,71 +191,7 @@ def reconcile(call: Call, merchant: str, file: Path) -> None:
 # ---- keys
 
 
-@webpay.group("key")
-def key() -> None:
-    """The key store: RSA pairs of our own, public keys of merchants and acquirers."""
-
-
-@key.command("new")
-@click.argument("name")
-@click.pass_obj
-def key_new(call: Call, name: str) -> None:
-    """Make a pair of 4096 bits; the private key is stored encrypted."""
-    store = _store(call.config())
-    _told(call, _kept(lambda: store.new(name)))
-
-
-@key.command("add")
-@click.argument("name")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.pass_obj
-def key_add(call: Call, name: str, file: Path) -> None:
-    """Store a public or a private key from a PEM file."""
-    store = _store(call.config())
-    _told(call, _kept(lambda: store.add(name, file.read_bytes())))
-
-
-@key.command("list")
-@click.pass_obj
-def key_list(call: Call) -> None:
-    """Name, bits and SHA-256 of the public key of each."""
-    store = _store(call.config())
-    rows = [_key_row(store.info(name)) for name in store.names()]
-    call.answer(rows, lambda: print_table(rows, empty="no keys"))
-
-
-@key.command("show")
-@click.argument("name")
-@click.pass_obj
-def key_show(call: Call, name: str) -> None:
-    """Print the public key in PEM, to be given to the other side."""
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    public = _public(call, name)
-    pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    click.echo(pem.decode(), nl=False)
-
-
-def _kept(make: Any) -> KeyInfo:
-    try:
-        info = make()
-    except KeyStoreError as error:
-        raise CliError(str(error)) from None
-    assert isinstance(info, KeyInfo)
-    return info
-
-
-def _told(call: Call, info: KeyInfo) -> None:
-    call.fields(_key_row(info))
-
-
-def _key_row(info: KeyInfo) -> dict[str, Any]:
-    return {
-        "name": info.name,
-        "bits": info.bits,
-        "private": info.private,
-        "sha256": info.sha256,
-    }
+webpay.add_command(key)
 
 
 # ---- doctor
@@ -275,7 +204,7 @@ def doctor(call: Call) -> None:
     from switch.cli.webpay_doctor import examine
 
     config = call.config()
-    rows = examine(config, _store(config), _connect)
+    rows = examine(config, store_of(config), _connect)
     call.answer(rows, lambda: print_table(rows))
     if any(row["state"] == "wrong" for row in rows):
         raise click.exceptions.Exit(1)
@@ -339,7 +268,7 @@ def kcc51(call: Call, file: Path, key_id: str, direction: str) -> None:
         raise CliError(f"{file}: {error.strerror or error}") from None
     try:
         if direction == "merchant_to_webpay":
-            message = old.open_archived(wire, _public(call, key_id), "merchant_to_webpay")
+            message = old.open_archived(wire, public_keys(call, key_id)[0], "merchant_to_webpay")
         else:
             message = old.open_archived(wire, _private(call, key_id), "webpay_to_merchant")
     except ValueError as error:
@@ -359,32 +288,13 @@ def _content(file: Path) -> bytes:
     return content
 
 
-def _store(config: Config) -> KeyStore:
-    return KeyStore(config.data / "keys", MasterKey.load(config.file(config.node.master_key_file)))
-
-
-def _public(call: Call, key_id: str) -> RSAPublicKey:
-    """Return a public key by PEM file or by name; wrong usage where there is none."""
-    found: Any = None
-    try:
-        if Path(key_id).is_file():
-            found = public_from_pem(Path(key_id).read_bytes())
-        else:
-            found = _store(call.config()).public(key_id)
-    except (LookupError, KeyStoreError) as error:
-        raise click.BadParameter(str(error).strip("'\""), param_hint="--key") from None
-    if not isinstance(found, RSAPublicKey):
-        raise click.BadParameter("no RSA key", param_hint="--key")
-    return found
-
-
 def _private(call: Call, key_id: str) -> RSAPrivateKey:
     found: Any = None
     try:
         if Path(key_id).is_file():
             found = private_from_pem(Path(key_id).read_bytes())
         else:
-            found = _store(call.config()).private(key_id)
+            found = store_of(call.config()).private(key_id)
     except (LookupError, KeyStoreError) as error:
         raise click.BadParameter(str(error).strip("'\""), param_hint="--key") from None
     if not isinstance(found, RSAPrivateKey):

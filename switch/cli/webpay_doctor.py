@@ -11,9 +11,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import httpx
 
+from switch.cli.webpay_keys import shown
 from switch.config import Config
 from switch.ops.key_store import KeyStore, KeyStoreError
 from switch.ops.keys import UnsealError
+from switch.products.webpay_periods import Period, Periods
 
 State = Literal["good", "note", "wrong"]
 Connect = Callable[[str], str]
@@ -35,7 +37,7 @@ def examine(config: Config, store: KeyStore, connect: Connect) -> list[dict[str,
     Returns:
         Rows of `what`, `subject`, `state` (good, note, wrong) and `detail`.
     """
-    rows = [*_keys(config, store), *_reach(config, connect), *_clock(config)]
+    rows = [*_keys(config, store), *_debit(config), *_reach(config, connect), *_clock(config)]
     return [dict(zip(("what", "subject", "state", "detail"), row, strict=True)) for row in rows]
 
 
@@ -43,23 +45,39 @@ Row = tuple[str, str, State, str]
 
 
 def _keys(config: Config, store: KeyStore) -> Iterator[Row]:
-    """Own pairs must be whole; keys of others long enough."""
+    """Own pairs must be whole; keys of others long enough; all versions, and when they end."""
     webpay = config.webpay
-    if webpay.merchant:
-        yield _key(store, webpay.own_key, private=True, bits_min=BITS_OWN)
-        if webpay.allow.key_100:
-            yield _key(store, webpay.own_key_100, private=True, bits_min=1024)
-    short = 1024 if webpay.allow.short_merchant_keys else BITS_MERCHANT_MIN
-    for merchant in webpay.merchant.values():
-        yield _key(store, merchant.key, private=False, bits_min=short)
-    for shop in config.webpay_shop.values():
-        yield _key(store, shop.key, private=True, bits_min=short)
-        yield _key(store, shop.webpay_key, private=False, bits_min=1024)
     if not (webpay.merchant or config.webpay_shop):
         yield "keys", "", "note", "no merchant and no shop is configured"
+    try:
+        periods = Periods(config.data / "keys")
+    except KeyStoreError as error:
+        yield "keys", "", "wrong", str(error)
+        return
+    for name, private, bits_min in _wanted(config):
+        for period in periods.of(name):
+            yield _key(store, period, private=private, bits_min=bits_min)
+        if all(p.until_ns and p.until_ns <= time.time_ns() for p in periods.of(name)):
+            yield "key", name, "wrong", "all its versions have ended"
 
 
-def _key(store: KeyStore, name: str, *, private: bool, bits_min: int) -> Row:
+def _wanted(config: Config) -> Iterator[tuple[str, bool, int]]:
+    """(key, whether its private part is ours, bits at least) of all that are configured."""
+    webpay = config.webpay
+    if webpay.merchant:
+        yield webpay.own_key, True, BITS_OWN
+        if webpay.allow.key_100:
+            yield webpay.own_key_100, True, 1024
+    short = 1024 if webpay.allow.short_merchant_keys else BITS_MERCHANT_MIN
+    for merchant in webpay.merchant.values():
+        yield merchant.key, False, short
+    for shop in config.webpay_shop.values():
+        yield shop.key, True, short
+        yield shop.webpay_key, False, 1024
+
+
+def _key(store: KeyStore, period: Period, *, private: bool, bits_min: int) -> Row:
+    name = period.name
     try:
         info = store.info(name)
         if private:
@@ -69,7 +87,20 @@ def _key(store: KeyStore, name: str, *, private: bool, bits_min: int) -> Row:
     except (KeyStoreError, UnsealError) as error:
         return "key", name, "wrong", str(error)
     detail = f"{info.bits} bits, sha256 {info.sha256}"
-    return "key", name, "wrong" if info.bits < bits_min else "good", detail
+    detail += f", used from {shown(period.from_ns)}" if period.from_ns else ""
+    detail += f", accepted until {shown(period.until_ns)}" if period.until_ns else ""
+    if info.bits < bits_min:
+        return "key", name, "wrong", detail
+    return "key", name, "note" if period.until_ns else "good", detail
+
+
+def _debit(config: Config) -> Iterator[Row]:
+    """A form of the third generation without anybody who asks the banks has credit only."""
+    webpay = config.webpay
+    asked = webpay.authentication.bank_url or any(bank.auth_url for bank in webpay.debit_banks)
+    for code, merchant in webpay.merchant.items():
+        if merchant.form == "3G" and not (asked and webpay.holder_auth != "none"):
+            yield "debit", code, "note", "not offered: webpay.authentication.bank_url is empty"
 
 
 def _reach(config: Config, connect: Connect) -> Iterator[Row]:
@@ -82,11 +113,21 @@ def _reach(config: Config, connect: Connect) -> Iterator[Row]:
             host = f"[{merchant.notify_ip}]" if ":" in merchant.notify_ip else merchant.notify_ip
             url = f"{scheme}://{host}:{merchant.notify_port}/"
             yield _reached("kit", code, url, connect)
+    for name, url in _holder_banks(config):
+        yield _reached("holders' bank", name, url, connect)
     for code, shop in config.webpay_shop.items():
         if shop.acquirer_url:
             yield _reached("acquirer", code, shop.acquirer_url, connect)
         if shop.closing != "store":
             yield _reached("closing page", code, shop.closing, connect)
+
+
+def _holder_banks(config: Config) -> Iterator[tuple[str, str]]:
+    """Every service that is asked about holders, once."""
+    webpay = config.webpay
+    if webpay.merchant and webpay.authentication.bank_url:
+        yield "", webpay.authentication.bank_url
+    yield from ((bank.id, bank.auth_url) for bank in webpay.debit_banks if bank.auth_url)
 
 
 def _reached(what: str, code: str, url: str, connect: Connect) -> Row:

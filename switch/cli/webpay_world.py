@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import trio
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
@@ -28,6 +28,8 @@ from switch.config import LISTENERS, Config, load
 from switch.ops.key_store import KeyStore
 from switch.ops.keys import MasterKey
 from switch.simulators.server import Server
+from switch.simulators.webpay_bank import PATH as BANK_PATH
+from switch.simulators.webpay_bank import HolderBank
 from switch.simulators.webpay_issuer import CardIssuer
 from switch.simulators.webpay_merchant import CLOSING_PATH, KIT_PATH, WebpayMerchant
 from switch.web.webpay_orders import Orders
@@ -43,12 +45,13 @@ BITS_SHOP: Final = 2048
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """A shop to be made. `more`: further lines of its section."""
+    """A shop to be made. `more`: further lines of its section. `fixed`: its instalments (CIC)."""
 
     mode: Literal["kcc60", "direct"] = "kcc60"
     form: str = "3G"
     name: str = "Tienda de prueba"
     instalments: tuple[str, ...] = ("VN-0", "SI-3", "VC-6", "VC-12")
+    fixed: tuple[int, int] | None = None
     more: str = ""
 
 
@@ -73,18 +76,27 @@ class Keys(Struct, frozen=True):
         return "Keys(***)"
 
 
+class Ports(NamedTuple):
+    """Where the simulated others listen."""
+
+    issuer: int
+    bank: int
+
+
 class World(Struct, kw_only=True):
     """All of it while it runs.
 
     Attributes:
         url: of the acquirer. ops: of its metrics and health.
         server: the issuer's sockets; `stop` takes it away for a while.
+        bank: asks holders who they are.
     """
 
     config: Config
     shops: list[Shop]
     issuer: CardIssuer
     server: Server
+    bank: HolderBank
     process: trio.Process
     url: str
     ops: str
@@ -116,7 +128,7 @@ def prepare(
     keys: Keys,
     values: Mapping[str, str] | None = None,
     amend: Callable[[str], str] = str,
-) -> tuple[Config, list[Shop], dict[str, str], int]:
+) -> tuple[Config, list[Shop], dict[str, str], Ports]:
     """Make the node's directory, its keys and its shops.
 
     Args:
@@ -124,9 +136,9 @@ def prepare(
         amend: has the last word about the file.
 
     Returns:
-        Configuration, shops, the keys of the issuer's link and the issuer's port.
+        Configuration, shops, the keys of the issuer's link, and where the others listen.
     """
-    issuer_port, http_port = free_port(), free_port()
+    issuer_port, http_port, bank_port = free_port(), free_port(), free_port()
     listeners = {f"listen_{name}": "127.0.0.1:0" for name in LISTENERS if name != "http"}
     config = setup.make(
         directory, node_name="webpay", node_roles=("webpay",),
@@ -140,12 +152,16 @@ def prepare(
         config, "host_add", name=ISSUER, dialect="bank", connect=f"127.0.0.1:{issuer_port}"
     )
     text = config.path.read_text()
-    for line, new in {"private = false": "private = true", **(values or {})}.items():
+    ours = {
+        "private = false": "private = true",
+        'bank_url = ""': f'bank_url = "http://127.0.0.1:{bank_port}{BANK_PATH}"',
+    }
+    for line, new in {**ours, **(values or {})}.items():
         assert f"\n{line}\n" in text, line
         text = text.replace(f"\n{line}\n", f"\n{new}\n")
     sections = [f'[links.{ISSUER}]\ninstitution = "{INSTITUTION}"\n', *map(_section, shops)]
     config.path.write_text(amend("\n".join([text, *sections])))
-    return load(config.path), shops, provisioned, issuer_port
+    return load(config.path), shops, provisioned, Ports(issuer_port, bank_port)
 
 
 def _shop(directory: Path, number: int, plan: Plan, keys: Keys, http_port: int) -> Shop:
@@ -163,6 +179,7 @@ def _shop(directory: Path, number: int, plan: Plan, keys: Keys, http_port: int) 
         Orders(place / "orders.sqlite"),
         acquirer_url=f"http://127.0.0.1:{http_port}/filtroUnificado/bp_revision.cgi",
         other_kit=MerchantKit(settings, keys.other, webpay_key, wall_ns=time.time_ns),
+        fixed=plan.fixed,
     )
     return Shop(code=code, plan=plan, site_port=site, notify_port=notify, merchant=merchant)
 
@@ -176,6 +193,7 @@ def _section(shop: Shop) -> str:
         'key = "merchant-shops"',
         f'form = "{plan.form}"',
         f"instalments = [{choices}]",
+        f"fixed_instalments = {'false' if plan.fixed is None else 'true'}",
         f'authoriser = "bank:{ISSUER}"',
         f'notify_mode = "{plan.mode}"',
         f'notify_url = "{base}{KIT_PATH}"',
@@ -205,7 +223,7 @@ async def running(
     Raises:
         CliError: the node did not start, or did not end with 0; with the end of its log.
     """
-    config, shops, given, port = await trio.to_thread.run_sync(
+    config, shops, given, ports = await trio.to_thread.run_sync(
         prepare, directory, plans, keys, values, amend
     )
     host_keys = HostKeys.of(
@@ -218,13 +236,15 @@ async def running(
     server = Server(issuer.converse)
     issuer.stop = server.stop
     async with trio.open_nursery() as nursery:
-        await nursery.start(server.listen, "127.0.0.1", port)
+        await nursery.start(server.listen, "127.0.0.1", ports.issuer)
+        holder_bank = HolderBank()
+        await nursery.start(holder_bank.run, ports.bank)
         for shop in shops:
             await nursery.start(_run_shop, shop)
         async with node(config) as (process, ready):
             world = World(
-                config=config, shops=shops, issuer=issuer, server=server, process=process,
-                url=_url(ready["http"]), ops=_url(ready["ops"]),
+                config=config, shops=shops, issuer=issuer, server=server, bank=holder_bank,
+                process=process, url=_url(ready["http"]), ops=_url(ready["ops"]),
             )  # fmt: skip
             await _link_up(world)
             yield world

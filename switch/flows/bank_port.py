@@ -2,7 +2,8 @@
 
 A question (0200) leaves once its step is durable and is answered to its client, once; a link that
 is down refuses it at once, certain that nothing was sent. Reversals and advices are owed until the
-bank acknowledges them, across restarts, one message per operation at a time.
+bank acknowledges them, across restarts, one message per operation at a time. An inquiry (0600) asks
+what became of a question; one without an answer is nobody's debt: its client asks again.
 """
 
 import contextlib
@@ -18,10 +19,11 @@ from protocols.iso8583.bank import (
     bank_answer,
     request_elements,
 )
-from protocols.iso8583.ceibo import ElementFault
+from protocols.iso8583.ceibo import ElementFault, issuer_answer, status_elements
 from protocols.iso8583.connection import Event, Received, SignedOn
 from protocols.iso8583.dialect import Message
 from protocols.iso8583.reply import reply
+from protocols.messages import IssuerState, IssuerStatus
 from switch.config import LinkSettings
 from switch.flows.remote import (
     NO_DECISION,
@@ -37,6 +39,7 @@ from switch.flows.step import Origin, Step
 QUESTION: Final = "question"
 REVERSAL: Final = "reversal"
 ADVICE: Final = "advice"
+INQUIRY: Final = "inquiry"
 
 # A 0410 acknowledges with these; a 0430 with whatever it says.
 _REVERSED: Final = frozenset(("00", "21", "25"))
@@ -70,6 +73,13 @@ class BankClient(Protocol):
         """
 
 
+class BankInquirer(BankClient, Protocol):
+    """A product that asks a bank what became of its questions."""
+
+    def on_bank_state(self, step: Step, key: str, code: str, state: str) -> None:
+        """The bank's answer to an inquiry: its DE39, and the state of the operation (tag 10)."""
+
+
 class BankPort:
     """One bank behind a link; also the link's handler, and a destination of the gate.
 
@@ -93,6 +103,7 @@ class BankPort:
         self._debts = debts
         self._events = events
         self._clients: dict[str, BankClient] = {}
+        self._inquirers: dict[str, BankInquirer] = {}
         self._wire: Wire | None = None
         self._unsent: list[Outgoing] = []
         self._alarm_clock = AlarmClock(f"bank:{name}")
@@ -134,6 +145,15 @@ class BankPort:
         name = f"{client.role}|{key}"
         step.send(self, _Question(QUESTION, name, mti, elements, budget_s))
         return True
+
+    def inquire(
+        self, step: Step, client: BankInquirer, key: str, operation: str, budget_s: float
+    ) -> None:
+        """Ask by 0600 what became of an operation (DE37); of what has no answer nothing is told."""
+        self._inquirers[client.role] = client
+        asked = IssuerStatus(self.settings.institution, operation)
+        mti, elements = status_elements(asked)
+        step.send(self, _Question(INQUIRY, f"{client.role}|{key}", mti, elements, budget_s))
 
     def owe(self, step: Step, client: BankClient, key: str, *, sent: bool = False) -> None:
         """What `client.owed(key)` tells is owed from now on. `sent`: it may have left before."""
@@ -210,6 +230,9 @@ class BankPort:
         role, what, key, operation = token
         message = received.message
         self._node.taken(request=False)
+        if what == INQUIRY:
+            self._told_state(step, token, message)
+            return
         try:
             answer = bank_answer(message)
         except ElementFault:
@@ -228,6 +251,17 @@ class BankPort:
         if what != QUESTION and name not in self._debts and self._owed(name) is not None:
             self._debts.owe(name, step.mono_ns)  # another debt than the one that was answered
 
+    def _told_state(self, step: Step, token: Token, message: Message) -> None:
+        role, what, key, operation = token
+        try:
+            told = issuer_answer(message)
+        except ElementFault:
+            told = None
+        if not isinstance(told, IssuerState) or message.get("37", operation) != operation:
+            step.alarm("answer_unreadable", f"{role}:{key}", what)
+            return
+        self._inquirers[role].on_bank_state(step, key, told.code, told.state)
+
     def _failed(self, step: Step, what: str, name: str) -> None:
         if self._debts.failed(name, step.mono_ns):
             step.alarm("owed_stuck", name, what)
@@ -237,6 +271,8 @@ class BankPort:
         self._node.taken(request=False)
         if what == QUESTION:
             self._clients[role].on_bank_lost(step, key, reason)
+        elif what == INQUIRY:
+            return
         elif reason == UNSENT:
             self._debts.unsent(f"{role}|{key}", step.mono_ns)
         else:
@@ -260,7 +296,7 @@ class BankPort:
 
 
 class _Question(Outgoing):
-    """A 0200, with the time its answer is waited for."""
+    """A 0200 or 0600, with the time its answer is waited for."""
 
     __slots__ = ("budget_s",)
 

@@ -16,7 +16,9 @@ from switch.config import Config
 from switch.flows import cip_records as rec
 from switch.flows.cip_adjustments import CipAdjustments
 from switch.flows.cip_book import Chance, CipBook, CipRefusal, Vault
+from switch.flows.cip_changes import CipChanges
 from switch.flows.cip_counts import CipCounts
+from switch.flows.cip_fresh import Fresh
 from switch.flows.cip_records import (
     CREATED,
     PENDING,
@@ -25,6 +27,7 @@ from switch.flows.cip_records import (
     VOIDED,
     Adjustment,
     Application,
+    Change,
     Confirmation,
     Context,
     Event,
@@ -73,7 +76,9 @@ class CipFlow:
 
     role = ROLE
     # Payments and their references are kept; what only opened a door is not.
-    spaces: Sequence[int] = (rec.SESSIONS, rec.COOKIES, rec.NONCES, rec.FAILURES)
+    spaces: Sequence[int] = (
+        rec.SESSIONS, rec.COOKIES, rec.NONCES, rec.FAILURES, rec.UNLOCKS,
+    )  # fmt: skip
 
     def __init__(self, *, section: Cip, records: Records, vault: Vault, chance: Chance) -> None:
         self.section = section
@@ -81,10 +86,12 @@ class CipFlow:
         self.book = CipBook(records, vault, chance)
         self.sources: dict[str, Source] = {}
         self.counts = CipCounts()
+        self.fresh = Fresh()
         self._table = Table(records, rec.PAYMENTS, rec.decode_payment, lambda p: p.is_open)
         self.sessions = CipSessions(records, self.book, section.session, self._session_expired)
         self.reports = CipReports(records, self.book, self)
         self.adjustments = CipAdjustments(records, self)
+        self.changes = CipChanges(records, self.book)
 
     # ---- for the node
 
@@ -94,6 +101,7 @@ class CipFlow:
         yield from self.adjustments.unfinished()
         yield from self.sessions.unfinished()
         yield from self.reports.unfinished()
+        yield from self.changes.unfinished()
 
     def adopt(self, step: Step, work: Any) -> None:
         match work:
@@ -106,6 +114,8 @@ class CipFlow:
                 step.call(ROLE, "report", work.id)
             case Adjustment():
                 self.adjustments.adopt(step, work)
+            case Change():
+                self.changes.adopt(step, work)
             case Payment():
                 self._adopt_payment(step, work)
 
@@ -117,6 +127,8 @@ class CipFlow:
                 self._inquire(step, key)
             case "session":
                 self.sessions.on_deadline(step, key)
+            case "change":
+                self.changes.on_deadline(step, key)
             case "webhook":
                 step.call(ROLE, "webhook", key)
             case "report":
@@ -128,6 +140,7 @@ class CipFlow:
                 self.sources["simulator"].on_deadline(step, key)
 
     def flush(self) -> None:
+        self.fresh.note(payment.id for payment in self._table.changed())
         self._table.flush()
         self.adjustments.flush()
 
@@ -343,6 +356,7 @@ class CipFlow:
         for owed in payment.outbox:
             if owed.kind == "settle" and owed.is_open:
                 owed.done_ns, owed.last = step.now_ns, "acknowledged"
+                self.counts.owed[owed.kind] -= 1
                 self.put(step, payment)
 
     def on_adjusted(self, step: Step, adjustment_id: str, outcome: Outcome) -> None:
@@ -389,15 +403,26 @@ class CipFlow:
         if payment.status == SUBMITTED:
             self._move(step, payment, "unanswered", payment.source)
             self.counts.pending[payment.id] = step.now_ns
-        if not self.source_of(self.application_of(payment)).can_inquire or payment.undoing:
-            if not payment.undoing:
-                self._undo(step, payment)
+        application = self.application_of(payment)
+        if payment.undoing:
             return
-        self._arm_inquiry(step, payment)
+        if self.source_of(application).can_inquire(application):
+            self._arm_inquiry(step, payment)
+        else:
+            self._undo(step, payment)
+
+    def give_back(self, step: Step, payment_id: str) -> None:
+        """The source has told that a PENDING payment can only be undone."""
+        payment = self.payment(payment_id)
+        if payment is not None and payment.status == PENDING and not payment.undoing:
+            self._undo(step, payment)
+            self.put(step, payment)
 
     def _undo(self, step: Step, payment: Payment) -> None:
         """Ask the source to give back; the payment is VOIDED once that is acknowledged."""
-        payment.undoing = True
+        if not payment.undoing:
+            payment.undoing = True
+            self.event(step, payment, "undoing", payment.source)
         self.put(step, payment)
         if self.source_of(self.application_of(payment)).undo(step, payment):
             self._voided(step, payment)
@@ -434,7 +459,7 @@ class CipFlow:
         application = self.application_of(payment)
         source = self.source_of(application)
         if payment.undoing:
-            if source.undo(step, payment):
+            if source.undo(step, payment, again=True):
                 self._voided(step, payment)
             else:
                 step.arm(ROLE, "inquire", payment.id, INQUIRE_EVERY_S)
@@ -471,6 +496,7 @@ class CipFlow:
         else:
             name = self.book.identifier("evt_", step.now_ns)
         payment.outbox.append(Owed(name, kind, subject, step.now_ns))
+        self.counts.owed[kind] += 1
         if kind == "webhook":
             step.call(ROLE, "webhook", f"{payment.id}|{name}")
 
@@ -500,6 +526,7 @@ class CipFlow:
         else:
             after_s = WEBHOOK_AFTER_S[min(owed.attempts, len(WEBHOOK_AFTER_S)) - 1]
             step.arm(ROLE, "webhook", key, after_s)
+        self.counts.owed[owed.kind] -= not owed.is_open
         self.put(step, payment)
 
     # ---- reports
@@ -569,6 +596,8 @@ class CipFlow:
 
     def _adopt_payment(self, step: Step, payment: Payment) -> None:
         """After a restart: what was submitted may have happened; it is asked about at once."""
+        for owed in payment.outbox:
+            self.counts.owed[owed.kind] += owed.is_open
         if payment.status == SUBMITTED:
             self._move(step, payment, "unanswered", "", "restart")
             self.put(step, payment)
@@ -586,8 +615,8 @@ class CipFlow:
                     self.on_settled(step, payment.id)
 
     def _inquire_or_undo(self, step: Step, payment: Payment) -> None:
-        source = self.source_of(self.application_of(payment))
-        if not source.can_inquire:
+        application = self.application_of(payment)
+        if not self.source_of(application).can_inquire(application):
             payment.undoing = True
         step.arm(ROLE, "inquire", payment.id, 0.0)
         self.put(step, payment)

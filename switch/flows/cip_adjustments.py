@@ -109,7 +109,10 @@ class CipAdjustments:
         if adjustment.status != REQUESTED:
             raise CipRefusal("wrong_state", 409, "it is decided already")
         if adjustment.requested_by == by:
-            step.audit(by, "cip_approve", adjustment.id, "refused", "same person", security=True)
+            step.audit(
+                f"{adjustment.application}:{by}", "cip_approve", adjustment.id, "refused",
+                "same person", security=True,
+            )  # fmt: skip
             raise CipRefusal("not_allowed", 403, "who asked for it may not approve it")
 
     def _check(
@@ -145,7 +148,8 @@ class CipAdjustments:
         adjustment.status, adjustment.approved_by = RUNNING, by
         self._put(step, adjustment)
         step.audit(
-            adjustment.requested_by, f"cip_{adjustment.kind}", payment.id, "00", adjustment.id,
+            f"{application.id}:{adjustment.requested_by}", f"cip_{adjustment.kind}", payment.id,
+            "00", adjustment.id,
             second=by if by != adjustment.requested_by else "",
         )  # fmt: skip
         outcome = self._flow.source_of(application).refund(step, payment, adjustment)
@@ -200,7 +204,7 @@ class CipAdjustments:
         payment = self._flow.payment(adjustment.payment_id)
         assert payment is not None, "adjustments name payments"
         application = self._flow.application_of(payment)
-        outcome = self._flow.source_of(application).refund(step, payment, adjustment)
+        outcome = self._flow.source_of(application).refund(step, payment, adjustment, again=True)
         if outcome is not None:
             self.on_source(step, adjustment.id, outcome)
 

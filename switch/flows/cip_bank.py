@@ -1,7 +1,8 @@
 """The bank source: a purchase over an ISO 8583 link, undone by reversals until acknowledged.
 
-An answer that does not come in its budget is never asked about: the reversal is owed until the bank
-acknowledges it, so nobody is charged for what nobody confirmed. A late 0210 decides nothing.
+What became of a purchase without an answer is asked by 0600; a bank that has none of it, or does
+not know it, owes us a reversal: it is sent until the bank acknowledges it, so nobody is charged for
+what nobody confirmed. A late 0210 decides nothing: only the answer to an inquiry does.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from switch.flows import cip_records as rec
 from switch.flows.bank_port import QUESTION, REVERSAL, BankPort
 from switch.flows.cip_book import CipBook
 from switch.flows.cip_dimo import REASONS, Payments
-from switch.flows.cip_records import SUBMITTED, Adjustment, Payment
+from switch.flows.cip_records import PENDING, SUBMITTED, Adjustment, Payment
 from switch.flows.cip_sources import (
     NOT_ALLOWED,
     ROLE,
@@ -29,12 +30,21 @@ from switch.flows.cip_sources import (
     Approved,
     Declined,
     Outcome,
+    Undone,
     Unknown,
 )
 from switch.flows.step import Step
 
 PORTS_MAX: Final = 64
 UNSENT: Final = "unsent"
+INQUIRY_S: Final = 10.0  # the next one leaves after 2 s already: they do not wait for each other
+
+# The state of an operation as a bank tells it (tag 10), and what it means for the payment.
+TAKEN: Final = frozenset(("ACTIVA", "CAPTURADA"))
+GIVEN_BACK: Final = frozenset(("LIBERADA", "TUMBA"))
+REJECTED: Final = "RECHAZADA"
+# 25: the bank does not know it, and it must not come later; 12: it cannot be asked at all.
+UNDO: Final = frozenset(("25", "12"))
 ADJUSTMENT: Final = "adj_"
 
 
@@ -48,7 +58,6 @@ class BankSource:
 
     role = ROLE
     two_phase = False
-    can_inquire = False
     can_void = True
     can_refund = False  # a credit names the card, and no card number is kept
     instruments: tuple[str, ...] = ("card", "account")
@@ -81,7 +90,10 @@ class BankSource:
 
     def ready(self, application: rec.Application) -> bool:
         port = self._ports.get(application.bank)
-        return port is not None and port.up
+        return port is not None and port.up and bool(port.settings.institution)
+
+    def can_inquire(self, application: rec.Application) -> bool:
+        return application.bank_inquiry
 
     def reference(self, step: Step, payment: Payment, application: rec.Application) -> str:
         return f"{self._book.count('bank-reference') % 10**12:012}"
@@ -116,23 +128,29 @@ class BankSource:
         return None if sent else Declined(TECHNICAL)
 
     def inquire(self, step: Step, payment: Payment) -> Outcome | None:
-        raise AssertionError("a time-out is reversed, not inquired about")
+        port = self._port(payment)
+        if port is not None:
+            budget_s = min(port.settings.answer_s, INQUIRY_S)
+            port.inquire(step, self, payment.id, payment.source_ref, budget_s)
+        return None
 
     def settle(self, step: Step, payment: Payment) -> bool:
         return True
 
-    def undo(self, step: Step, payment: Payment) -> bool:
+    def undo(self, step: Step, payment: Payment, *, again: bool = False) -> bool:
         port = self._port(payment)
         if port is not None and payment.id not in self._owing:
             self._owing.add(payment.id)
-            port.owe(step, self, payment.id, sent=payment.inquiries > 0)
+            port.owe(step, self, payment.id, sent=again)
         return False
 
-    def refund(self, step: Step, payment: Payment, adjustment: Adjustment) -> Outcome | None:
+    def refund(
+        self, step: Step, payment: Payment, adjustment: Adjustment, *, again: bool = False
+    ) -> Outcome | None:
         port = self._port(payment)
         if port is None or adjustment.kind != "void":
             return Declined(NOT_ALLOWED)
-        port.owe(step, self, adjustment.id)
+        port.owe(step, self, adjustment.id, sent=again)
         return None
 
     def on_deadline(self, step: Step, payment_id: str) -> None:
@@ -173,6 +191,19 @@ class BankSource:
             if answer.code == "00":
                 outcome = Approved(answer.authorization or payment.source_ref)
             self._flow.on_source(step, key, outcome)
+
+    def on_bank_state(self, step: Step, key: str, code: str, state: str) -> None:
+        payment = self._flow.payment(key)
+        if payment is None or payment.status != PENDING or payment.undoing:
+            return  # decided since
+        if code in UNDO:
+            self._flow.give_back(step, key)
+        elif state in TAKEN:
+            self._flow.on_source(step, key, Approved(payment.source_ref))
+        elif state in GIVEN_BACK:
+            self._flow.on_source(step, key, Undone())
+        elif state == REJECTED:
+            self._flow.on_source(step, key, Declined(NOT_ALLOWED))
 
     def on_bank_lost(self, step: Step, key: str, reason: str) -> None:
         payment = self._flow.payment(key)

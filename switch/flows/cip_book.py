@@ -4,7 +4,7 @@ Secrets are sealed under the master key, each under its owner's name; passwords 
 hashes, which are made and checked elsewhere, by bounded workers.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Final, Protocol
 from zoneinfo import ZoneInfo
@@ -13,7 +13,7 @@ from core_ext import Records
 from protocols.cip.confirmation import APP_NO_MAX, day_number, make_code
 from protocols.cip.identifiers import RANDOM_BYTES, identifier
 from switch.flows import cip_records as rec
-from switch.flows.cip_records import Application, Change, Failures, SigningKey, User
+from switch.flows.cip_records import Application, Failures, SigningKey, User
 from switch.flows.step import Refusal, Step
 from switch.sections.cip import Cip, CipApplication
 
@@ -130,7 +130,8 @@ class CipBook:
         for name in (
             "source", "late_approval", "return_urls", "default_return_url", "timezone",
             "report_hours", "amount", "fee", "fields", "webhook_url", "report_url",
-            "report_folder", "csv_totals", "bank", "terminal", "addresses",
+            "report_folder", "csv_totals", "bank", "bank_inquiry", "terminal", "addresses",
+            "certificates",
         ):  # fmt: skip
             setattr(known, name, getattr(section, name))
 
@@ -166,6 +167,15 @@ class CipBook:
     def is_locked(self, user: User, address: str, now_ns: int) -> bool:
         return now_ns < self.failures(user, address).locked_until_ns
 
+    def is_locked_anywhere(self, user: User, now_ns: int) -> bool:
+        """Locked, a machine at whatever address."""
+        head = _failure_head(user)
+        return any(
+            now_ns < rec.decode_failures(value).locked_until_ns
+            for key, value in self._records.items(rec.FAILURES)
+            if key.startswith(head)
+        )
+
     def count_failure(
         self, step: Step, user: User, address: str, *, failures_max: int, lock_s: int
     ) -> bool:
@@ -195,11 +205,39 @@ class CipBook:
 
     def unlock(self, user: User) -> None:
         """Forget wrong passwords from wherever they came."""
-        prefix = rec.pair(user.application, user.id)
-        head = sha256(prefix).digest()[:16]
+        head = _failure_head(user)
         keys = [key for key, _ in self._records.items(rec.FAILURES) if key.startswith(head)]
         for key in keys:
             self._records.delete(rec.FAILURES, key)
+
+    def issue_unlock(self, step: Step, user: User, life_s: int) -> str:
+        """The secret of a link that unlocks a user, once; kept here as its hash."""
+        secret = self.secret().hex()
+        until_ns = step.now_ns + life_s * 1_000_000_000
+        value = rec.encode(rec.Unlock(user.application, user.id, until_ns))
+        self._records.put(rec.UNLOCKS, _unlock_key(secret), value, stamp=until_ns)
+        return secret
+
+    def is_unlock(self, secret: str, now_ns: int) -> bool:
+        found = self._records.get(rec.UNLOCKS, _unlock_key(secret))
+        return found is not None and now_ns < rec.decode_unlock(found).until_ns
+
+    def use_unlock(self, step: Step, secret: str) -> None:
+        """Unlock whom a link was sent to.
+
+        Raises:
+            CipRefusal: unknown, used, or too old.
+        """
+        key = _unlock_key(secret)
+        found = self._records.get(rec.UNLOCKS, key)
+        unlock = None if found is None else rec.decode_unlock(found)
+        user = None if unlock is None else self.user(unlock.application, unlock.user)
+        if unlock is None or user is None or step.now_ns >= unlock.until_ns:
+            raise CipRefusal("not_found", 404, "the link was used, or is too old")
+        self._records.delete(rec.UNLOCKS, key)
+        self.unlock(user)
+        who = f"{user.application}:{user.id}"
+        step.audit(who, "cip_unlock", who, "00", "link", security=True)
 
     # ---- keys
 
@@ -235,6 +273,19 @@ class CipBook:
             if not key.until_ns or key.until_ns > until:
                 key.until_ns = until
         return self.add_key(step, application)
+
+    def end_key(self, step: Step, application: Application, key_id: str) -> None:
+        """A key stops being valid now.
+
+        Raises:
+            CipRefusal: there is no such key in force.
+        """
+        for key in application.keys:
+            if key.id == key_id and key.holds(step.now_ns):
+                key.until_ns = step.now_ns
+                self.put_application(application)
+                return
+        raise CipRefusal("wrong_state", 409, f"{application.id} has no key {key_id} in force")
 
     def signing_secret(self, application: Application, key_id: str, now_ns: int) -> bytes | None:
         """The secret of a key in force; None: there is none of that id."""
@@ -289,22 +340,6 @@ class CipBook:
         sequence = self.count(f"code:{application.app_no}:{day}")
         return make_code(self._confirmation_key, application.app_no, day, sequence)
 
-    # ---- acts of two persons
-
-    def changes(self) -> Iterator[Change]:
-        for _, value in self._records.items(rec.CHANGES):
-            yield rec.decode_change(value)
-
-    def change(self, change_id: str) -> Change | None:
-        found = self._records.get(rec.CHANGES, rec.name_key(change_id))
-        return None if found is None else rec.decode_change(found)
-
-    def put_change(self, step: Step, change: Change) -> None:
-        self._records.put(
-            rec.CHANGES, change.id.encode(), rec.encode(change),
-            open=change.state == "REQUESTED", stamp=step.now_ns,
-        )  # fmt: skip
-
 
 def environment_key(text: str | None, name: str) -> bytes:
     """A key given in the environment: 64 hex digits.
@@ -337,10 +372,15 @@ def own_keys(
 def _failure_key(user: User, address: str) -> bytes:
     """Of the user, and for machines of the address too: a stranger must not stop an agency."""
     where = address if user.kind == "machine" else ""
-    return (
-        sha256(rec.pair(user.application, user.id)).digest()[:16]
-        + sha256(where.encode()).digest()[:16]
-    )
+    return _failure_head(user) + sha256(where.encode()).digest()[:16]
+
+
+def _unlock_key(secret: str) -> bytes:
+    return sha256(f"unlock\n{secret}".encode("utf-8", "surrogatepass")).digest()
+
+
+def _failure_head(user: User) -> bytes:
+    return sha256(rec.pair(user.application, user.id)).digest()[:16]
 
 
 def _key_owner(application_id: str, key_id: str) -> str:

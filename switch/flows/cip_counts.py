@@ -40,6 +40,7 @@ class CipCounts:
         self.webhooks: dict[str, int] = {}
         self.refused: dict[str, int] = {}
         self.pending: dict[str, int] = {}  # payment to when it became so
+        self.owed: dict[str, int] = {"webhook": 0, "settle": 0}  # open entries of outboxes, by kind
         self.replays = 0
         self.conflicts = 0
 

@@ -65,12 +65,13 @@ class Payments(Answers, Protocol):
 
     def payment(self, payment_id: str) -> Payment | None: ...
 
+    def give_back(self, step: Step, payment_id: str) -> None: ...
+
 
 class DimoSource:
     """Cards of issuers behind sicoop, proved by the holder's one-time code."""
 
     two_phase = True
-    can_inquire = False
     can_void = can_refund = False
     instruments: tuple[str, ...] = ("dimo",)
 
@@ -99,6 +100,9 @@ class DimoSource:
             and terminal is not None
             and terminal.network == network
         )
+
+    def can_inquire(self, application: rec.Application) -> bool:
+        return False
 
     def reference(self, step: Step, payment: Payment, application: rec.Application) -> str:
         if not self.ready(application):
@@ -151,7 +155,7 @@ class DimoSource:
             step.alarm("cip_settle_refused", payment.id, answer.code)
         return True
 
-    def undo(self, step: Step, payment: Payment) -> bool:
+    def undo(self, step: Step, payment: Payment, *, again: bool = False) -> bool:
         """Reverse; for a hold that never arrived it leaves a tombstone."""
         assert self._platform is not None, "only what was asked is undone"
         self._id += 1
@@ -162,7 +166,9 @@ class DimoSource:
             return False
         return True
 
-    def refund(self, step: Step, payment: Payment, adjustment: Adjustment) -> Outcome | None:
+    def refund(
+        self, step: Step, payment: Payment, adjustment: Adjustment, *, again: bool = False
+    ) -> Outcome | None:
         return Declined(NOT_ALLOWED)
 
     def on_deadline(self, step: Step, payment_id: str) -> None:

@@ -34,6 +34,7 @@ BY_SOURCE: Final = 114  # source_ref to payment
 SIMULATED: Final = 115  # the book of the simulated source
 SECRETS: Final = 116  # signing keys and the node's own, sealed, by owner
 CHANGES: Final = 117  # acts that wait for a second person
+UNLOCKS: Final = 118  # hash of a mailed link's secret to the user it unlocks
 
 KEY_BYTES_MAX: Final = 32  # of the record store
 MODES: Final = ("gateway", "partial", "full")
@@ -115,6 +116,8 @@ class Application(Struct, array_like=True):
     addresses: tuple[str, ...] = ()
     disabled: bool = False
     created_ns: int = 0
+    bank_inquiry: bool = True
+    certificates: tuple[str, ...] = ()
 
 
 class User(Struct, array_like=True):
@@ -128,6 +131,7 @@ class User(Struct, array_like=True):
     disabled: bool = False
     epoch: int = 1
     created_ns: int = 0
+    email: str = ""
 
     def __repr__(self) -> str:
         return f"User({self.application!r}, {self.id!r}, {self.kind!r})"
@@ -138,6 +142,14 @@ class Failures(Struct, array_like=True):
 
     count: int = 0
     locked_until_ns: int = 0
+
+
+class Unlock(Struct, array_like=True):
+    """Whom a mailed link unlocks, and how long."""
+
+    application: str
+    user: str
+    until_ns: int
 
 
 class Confirmation(Struct, array_like=True):
@@ -382,6 +394,7 @@ encode = msgspec.msgpack.Encoder().encode
 decode_application = msgspec.msgpack.Decoder(Application).decode
 decode_user = msgspec.msgpack.Decoder(User).decode
 decode_failures = msgspec.msgpack.Decoder(Failures).decode
+decode_unlock = msgspec.msgpack.Decoder(Unlock).decode
 decode_payment = msgspec.msgpack.Decoder(Payment).decode
 decode_session = msgspec.msgpack.Decoder(Session).decode
 decode_adjustment = msgspec.msgpack.Decoder(Adjustment).decode

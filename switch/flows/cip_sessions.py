@@ -103,9 +103,14 @@ class CipSessions:
         session.authenticated_ns = step.now_ns
         return session, self._renew_cookie(step, session)
 
-    def log_in(self, step: Step, session: Session, user: User) -> str:
-        """The customer of a partial session has proved who he is; returns the new cookie."""
+    def log_in(self, step: Step, session: Session, user: User, asked_ns: int) -> str:
+        """The customer of a partial session has proved who he is; returns the new cookie.
+
+        Args:
+            asked_ns: when his password came; what he took to type it is no time of ours.
+        """
         session.state = "open"
+        session.entered_ns = asked_ns
         session.user, session.user_kind = user.id, user.kind
         session.authenticated_ns = step.now_ns
         return self._renew_cookie(step, session)

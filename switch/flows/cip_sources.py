@@ -70,18 +70,20 @@ class Source(Protocol):
 
     Attributes:
         two_phase: what it approved is only held until `settle`.
-        can_inquire, can_void, can_refund: what it can be asked for.
+        can_void, can_refund: what it can be asked for.
         instruments: types it takes.
     """
 
     two_phase: bool
-    can_inquire: bool
     can_void: bool
     can_refund: bool
     instruments: tuple[str, ...]
 
     def ready(self, application: rec.Application) -> bool:
         """Tell whether it can be asked now."""
+
+    def can_inquire(self, application: rec.Application) -> bool:
+        """Tell whether it can be asked what became of a payment; else a time-out is undone."""
 
     def reference(self, step: Step, payment: Payment, application: rec.Application) -> str:
         """The name under which the source is asked, made before the call."""
@@ -97,10 +99,16 @@ class Source(Protocol):
     def settle(self, step: Step, payment: Payment) -> bool:
         """Tell that it is registered; False: the acknowledgement comes later."""
 
-    def undo(self, step: Step, payment: Payment) -> bool:
-        """Give back whatever it may have taken; False: the acknowledgement comes later."""
+    def undo(self, step: Step, payment: Payment, *, again: bool = False) -> bool:
+        """Give back whatever it may have taken; False: the acknowledgement comes later.
 
-    def refund(self, step: Step, payment: Payment, adjustment: Adjustment) -> Outcome | None:
+        Args:
+            again: it was asked to before, perhaps by the process before this one.
+        """
+
+    def refund(
+        self, step: Step, payment: Payment, adjustment: Adjustment, *, again: bool = False
+    ) -> Outcome | None:
         """Give back a part of what was taken, or for a void all of it; None: later."""
 
     def on_deadline(self, step: Step, payment_id: str) -> None:
@@ -111,7 +119,7 @@ class SimulatedSource:
     """Chosen by the application; the amount's last two digits decide."""
 
     two_phase = False
-    can_inquire = can_void = can_refund = True
+    can_void = can_refund = True
     instruments: tuple[str, ...] = ("card", "account", "dimo", "ledger")
 
     DECLINES: Final = {
@@ -126,6 +134,9 @@ class SimulatedSource:
         self._answers = answers
 
     def ready(self, application: rec.Application) -> bool:
+        return True
+
+    def can_inquire(self, application: rec.Application) -> bool:
         return True
 
     def reference(self, step: Step, payment: Payment, application: rec.Application) -> str:
@@ -170,14 +181,16 @@ class SimulatedSource:
     def settle(self, step: Step, payment: Payment) -> bool:
         return True
 
-    def undo(self, step: Step, payment: Payment) -> bool:
+    def undo(self, step: Step, payment: Payment, *, again: bool = False) -> bool:
         """A request it has never seen is remembered too, so that it cannot come later."""
         known = self._get(payment.source_ref) or Simulated("voided", payment.total)
         known.state = "voided"
         self._put(step, payment, known)
         return True
 
-    def refund(self, step: Step, payment: Payment, adjustment: Adjustment) -> Outcome | None:
+    def refund(
+        self, step: Step, payment: Payment, adjustment: Adjustment, *, again: bool = False
+    ) -> Outcome | None:
         known = self._get(payment.source_ref)
         if known is None or known.state != "approved":
             return Declined(NOT_ALLOWED)
@@ -211,7 +224,7 @@ class LedgerSource:
     """
 
     two_phase = True
-    can_inquire = can_void = can_refund = True
+    can_void = can_refund = True
     instruments: tuple[str, ...] = ("ledger",)
     BOOK: Final = 1  # that of the cards
     ACCOUNT_APPLICATION: Final = 30
@@ -234,6 +247,9 @@ class LedgerSource:
         self._registry = registry
 
     def ready(self, application: rec.Application) -> bool:
+        return True
+
+    def can_inquire(self, application: rec.Application) -> bool:
         return True
 
     def reference(self, step: Step, payment: Payment, application: rec.Application) -> str:
@@ -269,13 +285,15 @@ class LedgerSource:
             step.alarm("cip_settle_refused", payment.id, result.key)
         return True
 
-    def undo(self, step: Step, payment: Payment) -> bool:
+    def undo(self, step: Step, payment: Payment, *, again: bool = False) -> bool:
         batch = Batch()
         batch.release(_hold(payment))
         self._ledger.apply(batch, step.now_ns)
         return True
 
-    def refund(self, step: Step, payment: Payment, adjustment: Adjustment) -> Outcome | None:
+    def refund(
+        self, step: Step, payment: Payment, adjustment: Adjustment, *, again: bool = False
+    ) -> Outcome | None:
         hold = self._ledger.hold(_hold(payment))
         if hold is None or hold.state != "captured":
             return Declined(NOT_ALLOWED)

@@ -112,12 +112,16 @@ class LimitBook:
         """False while no rule or declaration counts anything but cards for this kind."""
         return kind in self._counted_kinds
 
+    def scopes(self, kind: str) -> set[str]:
+        """Whose operations of this kind a rule or a declaration counts, cards included."""
+        return {scope for scope, counted in self._counted if counted == kind}
+
     def usage(
         self, counter: bytes, scope: str, kind: str, window: str, day: int
     ) -> tuple[int, int]:
         """Sum and count of a window so far, for thresholds; `counter` is a meter or a network's
         account."""
-        return self._ledger.usage(counter, _side(scope, kind), window, day)
+        return self._ledger.usage(counter, side_of(scope, kind), window, day)
 
     def account(self, name: str, currency: str, book: int, code: int, now_ns: int) -> bytes:
         """Id of a book-keeping account, made on first use."""
@@ -155,7 +159,7 @@ class LimitBook:
                 windows = self.limits.caps(scope, tier, _DEBITED_BY.get(scope, "cash_out"))
                 for rule in self.limits.declarations:
                     if rule.scope == scope:
-                        side = _side(scope, rule.kind)
+                        side = side_of(scope, rule.kind)
                         windows.setdefault((side, rule.window), (SUM_MAX, 0))
                 batch.set_profile(
                     self.profile(scope, tier), windows=windows, version=int(self.version[:8], 16)
@@ -164,7 +168,7 @@ class LimitBook:
         assert all(r == Result.DONE for r in results), "profiles are always acceptable"
 
 
-def _side(scope: str, kind: str) -> str:
+def side_of(scope: str, kind: str) -> str:
     """Side of a scope's accounts on which a kind of operation counts."""
     return "debit" if kind == _DEBITED_BY.get(scope, "cash_out") else "credit"
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from msgspec import UNSET, UnsetType
 
-from core_ext import Records
+from core_ext import Ledger, Records
 from core_ext._mac import MacKey
 from protocols.codes import CODES, KEY_OF_CODE, answer_text
 from protocols.messages import (
@@ -57,6 +57,7 @@ from switch.flows.deadlines import is_stuck, may_be_annulled, retry_after_s
 from switch.flows.fingerprint import Fingerprint
 from switch.flows.norms import FieldError
 from switch.flows.operations import RedOperation
+from switch.flows.probing import Probing
 from switch.flows.registry import Registry, Terminal
 from switch.flows.shifts import Shifts
 from switch.flows.states import (
@@ -115,6 +116,7 @@ class Red:
         config: Config,
         registry: Registry,
         records: Records,
+        ledger: Ledger,
         calendar: Calendar,
         fingerprint: Fingerprint,
         shifts: Shifts,
@@ -133,7 +135,8 @@ class Red:
         self.flush = self._table.flush
         self._waiting: dict[str, list[tuple[Origin | None, int]]] = {}
         self._inquired: set[str] = set()  # started by an earlier process; sicoop is asked about
-        self._askers: dict[str, tuple[Origin | None, int | UnsetType]] = {}  # of a `holder`
+        self.probing = Probing(config=config, ledger=ledger)
+        self._askers: dict[str, tuple[Terminal, Origin | None, int | UnsetType]] = {}  # of `holder`
         self._asked = 0
         # Newest operation of each terminal, only to warn of one that is typed again (I05).
         self._typed: dict[str, tuple[tuple[object, ...], str]] = {}
@@ -172,6 +175,7 @@ class Red:
     def reconfigure(self, config: Config) -> None:
         """Go on with another configuration; what is decided already stays as it is."""
         self._config = config
+        self.probing.reconfigure(config)
         self._heading.cache_clear()
 
     def attach(self, platform: Platform) -> None:
@@ -368,7 +372,9 @@ class Red:
             state = self._meant(known).state
             return refused("DUPLICADO_DISTINTO", asked.kind, trace=asked.trace, state=state)
         if known.state == INICIADA:
-            self._waiting.setdefault(known.reference, []).append((origin, asked.trace))
+            # Of an operation from before a restart the first asker is gone; he was the first still.
+            waiting = self._waiting.setdefault(known.reference, [(None, known.trace)])
+            waiting.append((origin, asked.trace))
             return None
         return self._answer(known, asked.trace, duplicate=True)
 
@@ -684,25 +690,42 @@ class Red:
         self, step: Step, terminal: Terminal, m: Holder, origin: Origin | None
     ) -> HolderAnswer | None:
         identity = norms.identity(m.document_type, optional(m.document), optional(m.phone))
-        if len(self._askers) >= ASKERS_MAX:
+        if len(self._askers) >= ASKERS_MAX or not step.admitting:  # what cannot be counted neither
             return HolderAnswer("91", m.trace)
+        if self.probing.is_locked(step, terminal):
+            return HolderAnswer("05", m.trace)  # for the known as well, or it would still tell
         request = NetworkHolder(0, m.document_type, **identity_fields(identity))
         self._asked += 1
         key = f"holder-{self._asked}"
         answer = self._platform.ask(step, terminal.network, request, key=key)
         if answer is None:
-            self._askers[key] = (origin, m.trace)
+            self._askers[key] = (terminal, origin, m.trace)
             step.arm("red", "holder", key, self._config.budgets.red_s)
             return None
         assert isinstance(answer, HolderAnswer)
-        return _told_holder(answer, m.trace)
+        return self._told_holder(step, terminal, answer, m.trace)
 
     def _answer_holder(self, step: Step, key: str, answer: HolderAnswer) -> None:
         """Who the holder is, from another process; after the deadline nobody waits for it."""
         step.disarm("red", "holder", key)
-        origin, trace = self._askers.pop(key, (None, UNSET))
+        asker = self._askers.pop(key, None)
+        if asker is None:
+            return
+        terminal, origin, trace = asker
+        # Others may have been asked about meanwhile: whoever is told last is told no more than 05.
+        locked = self.probing.is_locked(step, terminal)
+        told = HolderAnswer("05", trace) if locked else self._told_holder(
+            step, terminal, answer, trace
+        )  # fmt: skip
         if origin is not None:
-            step.reply(origin, _told_holder(answer, trace))
+            step.reply(origin, told)
+
+    def _told_holder(
+        self, step: Step, terminal: Terminal, answer: HolderAnswer, trace: int | UnsetType
+    ) -> HolderAnswer:
+        if answer.code == CODES["NO_APROBADA"].code:
+            self.probing.asked_in_vain(step, terminal)
+        return HolderAnswer(answer.code, trace, name=answer.name, cards=answer.cards)
 
     def _find(self, terminal: Terminal, trace: int, now_ns: int) -> RedOperation | None:
         """The terminal's newest operation with that trace."""
@@ -860,10 +883,6 @@ def _debt(operation: RedOperation) -> Confirm | Reverse | AnnulRegistered:
             return Reverse(0, o.reference, o.amount, o.reason)  # type: ignore[arg-type]
         case _:
             return AnnulRegistered(0, o.original, o.amount, o.supervisor)
-
-
-def _told_holder(answer: HolderAnswer, trace: int | UnsetType) -> HolderAnswer:
-    return HolderAnswer(answer.code, trace, name=answer.name, cards=answer.cards)
 
 
 def _unknown(trace: int | UnsetType, original: int | UnsetType, kind: str = "cash_out") -> Answer:

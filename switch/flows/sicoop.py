@@ -81,6 +81,7 @@ CEIBO = "ceibo"  # the issuer of this process, as the link to it would be called
 ASK_NETWORK = 1
 OPERATION_COUNTER = b"operation"
 ALARM_PERCENT = (80, 90, 100)
+NETWORKS_MAX = 10_000  # their numbers have four digits
 
 _BY_RESULT: dict[Result, str] = {
     Result.LIQUIDITY_SHORT: "LIMITE_RED",
@@ -151,7 +152,12 @@ class Networks(Protocol):
 
 
 class Sicoop:
-    """sicoop's decisions. `ask` takes a network's request and answers, or None: later."""
+    """sicoop's decisions. `ask` takes a network's request and answers, or None: later.
+
+    Attributes:
+        alarmed: by number of network, the step of its net debit cap that the newest deposit
+            reached, in percent; the native core reads it as well.
+    """
 
     spaces = (ops.SICOOP_OPERATIONS, ops.SICOOP_BY_OPERATION)
     forwards = False  # as the platform of a red in this process: what is owed it answers at once
@@ -185,7 +191,7 @@ class Sicoop:
         self._askers: dict[str, tuple[Origin | None, int, str]] = {}  # of a `holder`, by our key
         self._asked = 0
         self._watch = CashWatch(config.watch)
-        self._alarmed: dict[str, int] = {}  # network -> highest percentage already told
+        self.alarmed = bytearray(NETWORKS_MAX)  # by number: percentage of its cap last reached
 
     def ask(
         self,
@@ -1020,9 +1026,9 @@ class Sicoop:
         used = balance.debits_posted - balance.credits_posted + balance.debits_pending
         percent = used * 100 // balance.credit_limit
         reached = max((p for p in ALARM_PERCENT if percent >= p), default=0)
-        if reached > self._alarmed.get(network, 0):
+        if reached > self.alarmed[int(network)]:
             step.alarm("position", network, f"{reached} % of the net debit cap")
-        self._alarmed[network] = reached
+        self.alarmed[int(network)] = reached
 
     def _capture_own(self, step: Step, operation: SicoopOperation) -> None:
         batch = self._batch

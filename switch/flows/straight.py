@@ -1,6 +1,6 @@
-"""The way past the flows for the common cash_out, where all roles share this process.
+"""The way past the flows for common operations, where all roles share this process.
 
-`core_ext._straight` decides it in one native call: the same records, answers and ledger as the
+`core_ext._straight` decides one in one native call: the same records, answers and ledger as the
 flows, which stay the reference and take whatever it leaves alone. This is what ties it to them: the
 rules of the business date, the accounts of a network, and the answer. `docs/decisions/0007` says
 why, `tests/flows/test_straight.py` that both ways come to the same.
@@ -16,29 +16,32 @@ from core_ext._mac import MacKey, SeedVault
 from core_ext._straight import Straight
 from protocols.codes import answer_text
 from protocols.currencies import CURRENCIES
-from protocols.messages import ENTREGUE, Answer, CashOut
+from protocols.messages import ENTREGUE, RECIBA, Answer, CashOut, Deposit
 from switch.calendar import Calendar, Day, day_date
 from switch.config import Config
 from switch.flows import norms, ticket
 from switch.flows.ceibo import Ceibo
 from switch.flows.issuers import Issuers
-from switch.flows.limit_book import LimitBook
+from switch.flows.limit_book import LimitBook, side_of
 from switch.flows.red import Red
 from switch.flows.registry import Terminal, account_id
 from switch.flows.sicoop import Sicoop, first_operation
 from switch.flows.states import REGISTRADA
 from switch.flows.step import Step
-from switch.limits import OperationRule
+from switch.limits import Kind, OperationRule
 
 MINUTE_NS = 60 * 1_000_000_000
 QUARTER_NS = 15 * MINUTE_NS
 HOST_IN_FLIGHT_MAX = 4096  # answers of one connection that may wait natively; then Python holds on
 NUMBERS = {currency.number: code for code, currency in CURRENCIES.items()}
+DECLARATIONS_MAX = 16  # thresholds that the native core has room for
+METERED = frozenset(("terminal", "cashier", "branch", "depositor"))  # at sicoop, in a deposit
 _DELIVER = answer_text("APROBADA", "cash_out", None, REGISTRADA)
+_RECEIVE = answer_text("APROBADA", "deposit", None, REGISTRADA)
 
 
 class StraightThrough:
-    """Decides the common cash_out natively; `ask` gives None for what the flows have to decide.
+    """Decides common operations natively; `ask` gives None for what the flows have to decide.
 
     Attributes:
         core: the native part, for drivers that need no message of ours.
@@ -77,17 +80,19 @@ class StraightThrough:
                 forward=tokens.forward, max_cards=tokens.max_cards, ocra_above=tokens.ocra_above,
                 fingerprint_key=key, authorization_key=key,
             ),
-            records=records, ledger=ledger, fingerprint_key=key,
+            records=records, ledger=ledger, fingerprint_key=key, told=sicoop.alarmed,
         )  # fmt: skip
         self._day = Day(0, 0, 0, "", "")
 
-    def ask(self, step: Step, terminal: Terminal, message: CashOut) -> Answer | None:
+    def ask(self, step: Step, terminal: Terminal, message: CashOut | Deposit) -> Answer | None:
         """Decide one request of a signed-on terminal; None, and nothing changed: not common."""
         if not self.ready(step) or not self.core.near:
             return None
-        found = self.core.cash_out(terminal.number, message, step.now_ns)
+        deposit = type(message) is Deposit
+        decide = self.core.deposit if deposit else self.core.cash_out
+        found = decide(terminal.number, message, step.now_ns)
         if found == "account" and self._tell_accounts(terminal.network, message.currency):
-            found = self.core.cash_out(terminal.number, message, step.now_ns)
+            found = decide(terminal.number, message, step.now_ns)
         if isinstance(found, str):
             return None
         operation, authorization = found
@@ -96,8 +101,9 @@ class StraightThrough:
             reference = f"{terminal.network}{terminal.number}{local.compact}{message.trace:06d}"
             return self._red.first_answer(reference)
         return Answer(
-            "00", "APROBADA", _DELIVER, message.trace, ENTREGUE, REGISTRADA, UNSET, operation,
-            authorization, self._day.iso, message.amount, 0, False,
+            "00", "APROBADA", _RECEIVE if deposit else _DELIVER, message.trace,
+            RECIBA if deposit else ENTREGUE, REGISTRADA, UNSET, operation, authorization,
+            self._day.iso, message.amount, 0, False,
         )  # fmt: skip
 
     def ready(self, step: Step) -> bool:
@@ -167,22 +173,53 @@ class StraightThrough:
         )  # fmt: skip
 
     def _set_rules(self, night: bool) -> None:
-        config, limits = self._config, self._limits.limits
+        config, limits = self._config, self._limits
         usual = (
             config.node.cashiers == "open"
             and not config.node.simulator
-            and not config.fees.cash_out
-            and not config.commissions.cash_out
-            and not self._limits.counts("cash_out")
             and not config.watch.loop_minutes
         )
-        tiers = {tier: rule for (kind, tier), rule in limits.tiers.items() if kind == "cash_out"}
+        cash_out = (
+            usual
+            and not config.fees.cash_out
+            and not config.commissions.cash_out
+            and not limits.counts("cash_out")
+        )
+        self._set_kind("cash_out", cash_out, night)
+        deposit = (
+            usual
+            and not config.commissions.deposit
+            and "person" not in limits.scopes("deposit")  # counted by tier, at the issuer
+            and len(self._thresholds()) <= DECLARATIONS_MAX
+        )
+        self._set_kind("deposit", deposit, night)
+        self.core.deposits.set_rules(
+            open=deposit,
+            profiles={scope: limits.profile(scope) for scope in METERED & limits.scopes("deposit")},
+            declarations=self._thresholds() if deposit else [],
+            structuring=config.watch.structuring != "off",
+            percent=config.watch.structuring_percent,
+            count=config.watch.structuring_count,
+        )
+
+    def _set_kind(self, kind: Kind, decide: bool, night: bool) -> None:
+        limits = self._limits.limits
+        tiers = {tier: rule for (of, tier), rule in limits.tiers.items() if of == kind}
         self.core.issuer.set_rules(
-            usual,
-            _bounds(limits.operation["cash_out"]),
+            kind,
+            decide,
+            _bounds(limits.operation[kind]),
             {tier: _bounds(rule) for tier, rule in tiers.items()},
             night,
         )
+
+    def _thresholds(self) -> list[tuple[str, str, str, int]]:
+        """From which sums on deposits have to be declared."""
+        return [
+            (rule.scope, side_of(rule.scope, rule.kind), rule.window, rule.threshold)
+            for rule in self._limits.limits.declarations
+            if rule.kind == "deposit"
+        ]
 
     def _tell_clearings(self) -> None:
         """Tell the issuer's accounts with sicoop that the flows have made by now."""
@@ -199,11 +236,11 @@ class StraightThrough:
             company=red.company, ruc=red.ruc, address=red.address, branch="000000", terminal=""
         )
         lines = [line for line in head.lines if line]
-        title = head.titles["cash_out", False]
+        titles = head.titles["cash_out", False], head.titles["deposit", False]
         for number, line in enumerate(lines):
             at = line.find("Boca 000000")
-            if at >= 0 and _plain([*lines, title]):
-                self.core.set_ticket(lines, title, number, at + len("Boca "), self._ticket_key)
+            if at >= 0 and _plain([*lines, *titles]):
+                self.core.set_ticket(lines, titles, number, at + len("Boca "), self._ticket_key)
                 return
         self.core.forget_ticket()
 

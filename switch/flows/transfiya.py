@@ -50,6 +50,7 @@ from switch.flows.transfiya_records import (
     Directory,
     Item,
     Items,
+    get_body,
     name_key,
     put_body,
 )
@@ -122,8 +123,12 @@ class TransfiyaFlow:
         self.shared = Shared(banks, self.items, directory, ring, draw)
         self.machine = Machine(self.shared)
         self.entries = Entries(self.shared, records)
+        self.differences: dict[str, int] = {}
+        """By bank: of the newest comparison with the network's conciliation."""
         self.serving = True
-        """False: no new work is taken, by an operator's wish or while the node stops."""
+        """False: no new work is taken, while the node stops."""
+        self.closed: Callable[[], bool] = lambda: False
+        """True: an operator has announced maintenance; what is under way goes on."""
 
     # ---- ProductFlow
 
@@ -159,6 +164,10 @@ class TransfiyaFlow:
                 side.settings = settings
 
     # ---- for the service
+
+    def on_token(self, step: Step, bank: str) -> None:
+        """The network gives no token: nothing of that bank goes on."""
+        step.alarm("transfiya_token_failed", bank)
 
     def advance(self, step: Step, item_id: str) -> Job | None:
         """Go on with an item; the call that is due, to be made when the step is durable."""
@@ -224,7 +233,7 @@ class TransfiyaFlow:
             ShapeError: a known field of the wrong type; nothing was changed.
         """
         side = self.shared.banks[bank]
-        if not (step.admitting and self.serving):
+        if not self._takes(step):
             return self._refuse(step, side, endpoint, "out-of-service")
         if side.settings.profile == "v2":
             reply = self.entries.take(step, side, endpoint, value, arrived_ns)
@@ -246,6 +255,9 @@ class TransfiyaFlow:
                 if decision.reason == "duplicate-mismatch":
                     step.alarm("transfiya_duplicate_mismatch", decision.key.split("/")[1])
                 return self._refuse(step, side, endpoint, decision.reason, main)
+
+    def _takes(self, step: Step) -> bool:
+        return step.admitting and self.serving and not self.closed()
 
     def _refuse(
         self, step: Step, side: BankSide, endpoint: str, reason: str, main: Action | None = None
@@ -339,7 +351,8 @@ class TransfiyaFlow:
                 self.machine.go(step, credit)
                 return self._refuse(step, side, "action", "out-of-time", main)
             if credit is not None and not credit.ended:
-                self._stop(step, bank, credit.key, "reject-signed")
+                # Without a word: it would be taken for one about the rejection.
+                self._stop(step, bank, credit.key, "reject-signed", silent=True)
             self._mark(step, bank, tx_ref, user)
         item = Item(
             bank=bank, key=key, kind=SIGN, purpose="", tx_ref=tx_ref, user=user,
@@ -395,13 +408,26 @@ class TransfiyaFlow:
         if tx_ref is None or not is_tx_ref(tx_ref):
             return self._refuse(step, side, "status", "tx-ref-invalid", main)
         status = main.labels.status or ""
-        put_body(self._records, f"{bank}|status|{tx_ref}|{status}", raw, arrived_ns)
+        name = f"{bank}|status|{tx_ref}|{status}"
+        if status == "ERROR" and not get_body(self._records, name):
+            # The network goes no further: what was taken and not given back needs a person.
+            step.alarm("transfiya_transfer_error", tx_ref, self._standing(bank, main, tx_ref))
+        put_body(self._records, name, raw, arrived_ns)
         if status == "PENDING":
             self._offer(step, side, main, tx_ref, raw, arrived_ns)
         elif status in ("REJECTED", "ERROR"):
             for item in self.items.of_transfer(bank, tx_ref):
                 self._on_end(step, item, status)
         return Answer(200, raw)
+
+    def _standing(self, bank: str, main: Action, tx_ref: str) -> str:
+        """Where our work on a transfer stands, for people."""
+        found = []
+        for kind, side in ((UPLOAD, "source"), (DOWNLOAD, "target"), (DOWNLOAD, "source")):
+            item = self.items.get(bank, key_of(kind, tx_ref, main.signer(side) or ""))
+            if item is not None:
+                found.append(f"{item.purpose} {item.state} {item.reason}".strip())
+        return ", ".join(found) or "nothing done here"
 
     def _on_end(self, step: Step, item: Item, status: str) -> None:
         """The network has given the transfer up; money on its way back stays on it."""
@@ -512,7 +538,7 @@ class TransfiyaFlow:
         known = self.items.get(bank, key)
         if known is not None:
             return known.id
-        if not (step.admitting and self.serving):
+        if not self._takes(step):
             return None
         body = {
             "source": source, "target": target, "symbol": symbol, "amount": amount,

@@ -101,17 +101,19 @@ class Work:
         probe: an action may have been created already: look before another is.
         check_main: nobody may have got our answer: look whether the main action still stands.
         look: the proof may have arrived: look before it is sent again.
-        check_tag: likewise for tx_id. tries: calls in a row without an answer.
+        check_tag: likewise for tx_id. refused: the proof was; the look tells why.
+        tries: calls in a row without an answer.
         waiting: a timer says when to go on.
     """
 
     __slots__ = (
-        "check_main", "check_tag", "live", "look", "probe", "tag_refused", "tries", "waiting",
+        "check_main", "check_tag", "live", "look", "probe", "refused", "tag_refused", "tries",
+        "waiting",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.live = self.probe = self.check_main = self.look = False
-        self.check_tag = self.tag_refused = self.waiting = False
+        self.check_tag = self.tag_refused = self.refused = self.waiting = False
         self.tries = 0
 
 

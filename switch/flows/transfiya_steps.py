@@ -42,6 +42,7 @@ from switch.flows.transfiya_records import (
     FAILING,
     MOVES,
     OFFERED,
+    PARKED,
     POSTED,
     PROVEN,
     RECEIVED,
@@ -109,6 +110,8 @@ class Machine:
         if not item.ended:
             return
         purpose = item.purpose or item.kind.lower()
+        if item.state == PARKED:
+            self._shared.count("parked", item.bank)
         self._shared.count("ended", item.bank, item.kind.lower(), purpose, item.state.lower())
         self._shared.work.pop(item.id, None)
         for kind in (RETRY, DEADLINE, ALARM):
@@ -439,11 +442,9 @@ class Machine:
             self._proven(step, item, outcome)
         elif status in ("REJECTED", "ERROR"):
             self.fail(step, item, "proof-rejected")
-        elif outcome.status == REFUSED and item.fresh:
-            self.fail(step, item, "proof-refused")
         elif outcome.status == REFUSED:
-            item.fresh = True
-            self._sign(step, item)
+            # Only while the action is pending is it about the IOU: see before another is signed.
+            self._shared.work_of(item).look = self._shared.work_of(item).refused = True
         else:
             self._shared.work_of(item).look = True
             self.retry(step, item, OWED_RETRY_S_MAX)
@@ -451,7 +452,9 @@ class Machine:
     def _on_look(self, step: Step, item: Item, outcome: Outcome) -> None:
         if item.state != SIGNED:
             return
-        status = outcome.action_status
+        work = self._shared.work_of(item)
+        status, refused = outcome.action_status, work.refused
+        work.refused = False
         if status == "COMPLETED":
             self._proven(step, item, outcome)
         elif status in ("REJECTED", "ERROR"):
@@ -459,12 +462,17 @@ class Machine:
             self.fail(step, item, "proof-rejected", silent=item.kind == SIGN)
         elif status != "PENDING":
             self.retry(step, item, OWED_RETRY_S_MAX)
+        elif refused and item.fresh:
+            self.fail(step, item, "proof-refused")
+        elif refused:
+            work.look, item.fresh = False, True
+            self._sign(step, item)
         elif step.now_ns > item.expiry_ns + UNTAKEN_NS:
             self.fail(step, item, "proof-not-taken")
         elif item.expiry_ns - step.now_ns < STALE_NS and step.now_ns >= self._limit_ns(item):
             self.retry(step, item, OWED_RETRY_S_MAX, UNTAKEN_NS / SECOND_NS)
         else:
-            self._shared.work_of(item).look = False
+            work.look = False
 
     def _proven(self, step: Step, item: Item, outcome: Outcome) -> None:
         item.accepted_ns = outcome.at_ns

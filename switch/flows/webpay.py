@@ -65,9 +65,11 @@ ACK_GRACE_S: Final = 10.0  # an answer that was in time may take this long to be
 NOBODY_KNOWS: Final = "21"  # DE25 of a reversal
 REFUSED: Final = "22"
 _REASONS: Final = {"REJECTED": REFUSED, "BAD_ANSWER": REFUSED}
+_GO_ON: Final = frozenset(("NP", "A"))
 _NOTES: Final = {"25": "original_not_found"}
 
-Signer = Callable[[str, bytes], bytes]
+Signer = Callable[[str, bytes, str], bytes]
+"""(key id, message, version) to a signature."""
 
 
 class Full(steps.Refusal):
@@ -118,8 +120,9 @@ class WebpayFlow:
 
     Args:
         vault: opens card numbers for reversals.
-        sign: signs at once, for the few payments that a stop left behind: (key id, message).
+        sign: signs at once, for the few payments that a stop left behind.
         told: of every event of a payment, for the log.
+        renew: the configuration was read again; reads the keys again.
 
     Attributes:
         outcomes: finished payments by outcome and cause. recoveries: taken up at the start, by
@@ -138,8 +141,10 @@ class WebpayFlow:
         sign: Signer,
         ledger: LedgerAuthoriser,
         told: Callable[[Payment, str], None],
+        renew: Callable[[], None],
     ) -> None:
         self._told = told
+        self._renew = renew
         self._section = config.webpay
         self._limits = config.webpay.limits
         self._records = records
@@ -168,7 +173,8 @@ class WebpayFlow:
         self._authorisers[name] = authoriser
 
     def reconfigure(self, config: Config) -> None:
-        """Nothing of these sections changes under traffic."""
+        """Nothing of these sections changes under traffic, but the keys they name do."""
+        self._renew()
 
     def flush(self) -> None:
         self._payments.flush()
@@ -212,13 +218,14 @@ class WebpayFlow:
     # ---- the request
 
     def receive(
-        self, step: Step, request: PaymentRequest, digest: bytes, name: str
+        self, step: Step, request: PaymentRequest, digest: bytes, name: str, keys: rec.KeyNames
     ) -> Received | Refusal:
         """Take a request whose checks have passed.
 
         Args:
             digest: SHA-256 of the decoded wire: the same request again is no new payment.
             name: for the new payment; random.
+            keys: versions that it was sealed for and by.
 
         Raises:
             Full: no room for it.
@@ -241,7 +248,7 @@ class WebpayFlow:
             url_ok=request.url_ok, url_fail=request.url_fail, fixed=request.fixed,
             request_digest=digest, received_ns=step.now_ns,
             expires_ns=step.now_ns + self._limits.form_ttl_s * 1_000_000_000,
-            authoriser=merchant.authoriser,
+            authoriser=merchant.authoriser, keys=keys,
         )  # fmt: skip
         self._move(step, payment, "CREATED")
         self._put(step, payment)
@@ -347,13 +354,17 @@ class WebpayFlow:
         return payment.kind == "D" or self._section.holder_auth == "all"
 
     def authenticated(self, step: Step, name: str, outcome: str) -> bool:
-        """What the holder's bank says: TSY, or why not. False: nobody waits for it any more."""
+        """What the holder's bank says: TSY, or why not. False: nobody waits for it any more.
+
+        A credit card goes on where its bank does not take part (NP) or could only try (A); a debit
+        card must have succeeded.
+        """
         payment = self._known(name)
         if payment.state != rec.PAYING:
             return False
         step.disarm(ROLE, HOLDER_TIMER, name)
         payment.vci = outcome
-        if outcome != "TSY":
+        if outcome != "TSY" and not (payment.kind == "C" and outcome in _GO_ON):
             self._take_verdict(step, payment, Verdict(-1))
         elif not step.admitting:
             self._abort(step, payment, "no_room")
@@ -648,7 +659,8 @@ class WebpayFlow:
         verdict = Verdict(ERROR, reversal=True)
         payment.accounting_date = payment.accounting_date or self.dates.accounting(step.now_ns)
         message = self._message(payment, verdict)
-        self._result(step, payment, verdict, message, self._sign(payment.key_id, message))
+        signature = self._sign(payment.key_id, message, payment.keys[0])
+        self._result(step, payment, verdict, message, signature)
         self._conclude(step, payment, recovered(ERROR))
 
     # ---- inside

@@ -60,6 +60,10 @@ OWED: Final = "owed"
 DONE: Final = "done"
 
 
+KeyNames = tuple[str, str]
+"""Versions of keys, ours and the merchant's: those a request was sealed for and by."""
+
+
 class Payment(Struct, array_like=True, gc=False):
     """One payment, from the request of its shop to its end.
 
@@ -73,6 +77,7 @@ class Payment(Struct, array_like=True, gc=False):
         reversal: "", "owed" or "done". reversal_reason: DE25. reversal_code: DE39 of its end;
             reversal_note: `original_not_found` or `check` where that was not 00.
         history: events and their instants.
+        keys: versions of the keys of its request; its result is signed and sealed by the same.
     """
 
     id: str
@@ -122,6 +127,7 @@ class Payment(Struct, array_like=True, gc=False):
     reversal_note: str = ""
     late_ack: bool = False
     history: list[tuple[str, int]] = msgspec.field(default_factory=list)
+    keys: KeyNames = ("", "")
 
     def __repr__(self) -> str:
         return f"Payment({self.id}, {self.merchant}, {self.order!r}, {self.state})"

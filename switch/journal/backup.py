@@ -206,7 +206,9 @@ def _segments(journal: str, first: int, end: Position) -> list[tuple[Path, str, 
 def _keys(directory: Path) -> list[tuple[Path, str, int]]:
     """As `_segments`, of the key store; what a write has left half done is no key."""
     paths = sorted(
-        path for suffix in ("key", "pub") for path in (directory / KEYS).glob(f"*.{suffix}")
+        path
+        for suffix in ("key", "pub", "periods")
+        for path in (directory / KEYS).glob(f"*.{suffix}")
     )
     return [(path, f"{KEYS}/{path.name}", path.stat().st_size) for path in paths]
 

@@ -1,7 +1,7 @@
 """Questions of the service desk to the payment application's read model. Read-only, bounded."""
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,8 @@ from protocols.currencies import CURRENCIES
 
 ROWS_MAX: Final = 50_000
 PAGE_ROWS: Final = 50
-DAY_NS: Final = 86_400 * 1_000_000_000
+YEAR_FIRST: Final = 2000
+YEAR_LAST: Final = 2200
 
 FILTERS: Final = (
     "from", "until", "status", "mode", "source", "amount_min", "amount_max", "client_ref",
@@ -23,9 +24,17 @@ FILTERS: Final = (
 )  # fmt: skip
 """Names of filters; `from` and `until` are dates of the application's zone, both included."""
 
+ACCESS_FILTERS: Final = ("from", "until", "user", "what", "subject")
+
 _RUN: Final = (
     "(SELECT r.id FROM cip_runs r WHERE r.application = p.application AND r.repeats = ''"
     " AND p.number BETWEEN r.first AND r.last AND p.number > 0)"
+)
+
+
+_WITH_FRESH: Final = (
+    "(SELECT * FROM cip_payments WHERE payment_id NOT IN (SELECT payment_id FROM fresh)"
+    " UNION ALL SELECT * FROM fresh)"
 )
 
 
@@ -71,9 +80,13 @@ class FilterError(ValueError):
 
 def payments(
     path: Path, application: str, zone: ZoneInfo, filters: Mapping[str, str], *,
-    limit: int = PAGE_ROWS, offset: int = 0,
+    limit: int = PAGE_ROWS, offset: int = 0, fresh: Sequence[tuple[Any, ...]] = (),
 ) -> tuple[list[Row], Totals]:  # fmt: skip
     """Rows, newest first, and the totals of the whole filter.
+
+    Args:
+        application: whose; "": everybody's.
+        fresh: rows of `cip_payments` that the model may not have yet; they stand for its own.
 
     Raises:
         FilterError: a filter cannot be read.
@@ -86,19 +99,21 @@ def payments(
         "payer_reference", "created_ns", "confirmed_ns", "refunded", "created_by", "custom",
     )  # fmt: skip
     columns = ", ".join(f"p.{name}" for name in names)
+    table = _WITH_FRESH if fresh else "cip_payments"
     sql = (
-        f"SELECT {columns}, {_RUN} FROM cip_payments p WHERE {where}"
+        f"SELECT {columns}, {_RUN} FROM {table} p WHERE {where}"
         " ORDER BY p.created_ns DESC, p.payment_id DESC LIMIT ? OFFSET ?"
     )
     sums = (
         "SELECT count(*), coalesce(sum(p.status IN ('CONFIRMED', 'REFUNDED')), 0),"
         " coalesce(sum(CASE WHEN p.status IN ('CONFIRMED', 'REFUNDED') THEN p.amount END), 0),"
         " coalesce(sum(CASE WHEN p.status IN ('CONFIRMED', 'REFUNDED') THEN p.fee END), 0),"
-        f" coalesce(sum(p.refunded), 0) FROM cip_payments p WHERE {where}"
+        f" coalesce(sum(p.refunded), 0) FROM {table} p WHERE {where}"
     )
     uri = f"file:{path}?mode=ro"
     db = sqlite3.connect(uri, uri=True)
     try:
+        _add_fresh(db, fresh)
         db.execute("BEGIN")  # rows and totals of one moment
         found = db.execute(sql, (*values, min(limit, ROWS_MAX), offset)).fetchall()
         totals = db.execute(sums, values).fetchone()
@@ -110,6 +125,129 @@ def payments(
         values_of["custom"] = msgspec.msgpack.decode(values_of["custom"], type=dict[str, str])
         rows.append(Row(**values_of, run=row[-1] or ""))
     return rows, Totals(*totals)
+
+
+def position(path: Path) -> int:
+    """The journal's sequence number up to which the read model has come; 0: not begun.
+
+    Raises:
+        sqlite3.OperationalError: there is no read model yet.
+    """
+    found = _read(path, "SELECT seq FROM progress", ())
+    return int(found[0][0]) if found else 0
+
+
+def _add_fresh(db: sqlite3.Connection, fresh: Sequence[tuple[Any, ...]]) -> None:
+    """A table of this connection only, and in memory."""
+    if fresh:
+        db.execute("PRAGMA temp_store = MEMORY")
+        db.execute("CREATE TEMP TABLE fresh AS SELECT * FROM cip_payments LIMIT 0")
+        marks = ", ".join("?" * len(fresh[0]))
+        db.executemany(f"INSERT INTO fresh VALUES ({marks})", fresh)
+        db.execute("CREATE UNIQUE INDEX temp.fresh_names ON fresh (payment_id)")
+        db.commit()
+
+
+class Access(msgspec.Struct, frozen=True):
+    """One entry of the audit trail about an application."""
+
+    at_ns: int
+    who: str
+    what: str
+    subject: str
+    outcome: str
+    reason: str
+    second: str
+
+
+def access(
+    path: Path, application: str, zone: ZoneInfo, filters: Mapping[str, str], *,
+    limit: int = PAGE_ROWS, offset: int = 0,
+) -> list[Access]:  # fmt: skip
+    """Who did or saw what, newest first; one row more than `limit` where there are more.
+
+    What operators did on the command line is there too, under their own name.
+
+    Raises:
+        FilterError, sqlite3.OperationalError: as `payments`.
+    """
+    parts = [
+        "(instr(who, ?) = 1 OR (who = 'operator' AND what LIKE 'cip.%'"
+        " AND (subject = ? OR instr(subject, ?) = 1)))"
+    ]
+    values: list[str | int] = [f"{application}:", application, f"{application}:"]
+    for name, text in filters.items():
+        match name:
+            case "from":
+                parts.append("at_ns >= ?")
+                values.append(_day_ns(text, zone, name))
+            case "until":
+                parts.append("at_ns < ?")
+                values.append(_day_ns(text, zone, name, days=1))
+            case "user":
+                parts.append("who IN (?, ?)")
+                values += [f"{application}:{text}", text]
+            case "what" | "subject":
+                parts.append(f"instr({name}, ?) > 0")
+                values.append(text)
+            case _:
+                raise FilterError(name)
+    sql = (
+        "SELECT at_ns, who, what, subject, outcome, reason, second FROM audit"
+        f" WHERE {' AND '.join(parts)} ORDER BY seq DESC LIMIT ? OFFSET ?"
+    )
+    found = _read(path, sql, (*values, min(limit, ROWS_MAX) + 1, offset))
+    return [Access(*row) for row in found]
+
+
+class YearRow(msgspec.Struct, frozen=True):
+    """All events of one kind in a year, in one currency; minor units."""
+
+    kind: str
+    currency: str
+    count: int
+    amount: int
+    fees: int
+
+
+def yearly(path: Path, application: str, zone: ZoneInfo, year: int) -> list[YearRow]:
+    """The yearly summary per kind: payments, voids, refunds, as reports have them.
+
+    Args:
+        year: of the application's zone, YEAR_FIRST to YEAR_LAST.
+
+    Raises:
+        sqlite3.OperationalError: there is no read model yet.
+    """
+    start, end = (
+        int(datetime(y, 1, 1, tzinfo=zone).timestamp()) * 1_000_000_000 for y in (year, year + 1)
+    )
+    sql = (
+        "SELECT 'payment', currency, count(*), sum(amount), sum(fee) FROM cip_payments"
+        " WHERE application = :app AND confirmed_ns >= :start AND confirmed_ns < :end"
+        " GROUP BY currency UNION ALL "
+        "SELECT a.kind, p.currency, count(*), sum(a.amount), 0 FROM cip_adjustments a"
+        " JOIN cip_payments p ON p.payment_id = a.payment_id"
+        " WHERE a.application = :app AND a.status = 'DONE' AND a.done_ns >= :start"
+        " AND a.done_ns < :end GROUP BY a.kind, p.currency"
+    )
+    found = _read(path, sql, {"app": application, "start": start, "end": end})
+    order = ("payment", "void", "refund")
+    return sorted(
+        (YearRow(*row) for row in found), key=lambda row: (order.index(row.kind), row.currency)
+    )
+
+
+def local_year(ns: int, zone: ZoneInfo) -> int:
+    return datetime.fromtimestamp(ns // 1_000_000_000, zone).year
+
+
+def _read(path: Path, sql: str, values: Any) -> list[Any]:
+    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        return db.execute(sql, values).fetchall()
+    finally:
+        db.close()
 
 
 def adjustments(path: Path, application: str, status: str) -> list[dict[str, Any]]:
@@ -169,8 +307,8 @@ def local_text(ns: int, zone: ZoneInfo) -> str:
 def _where(
     application: str, zone: ZoneInfo, filters: Mapping[str, str]
 ) -> tuple[str, list[str | int]]:
-    parts, values = ["p.application = ?"], [application]
-    found: list[str | int] = list(values)
+    parts = ["p.application = ?"] if application else ["1 = 1"]
+    found: list[str | int] = [application] if application else []
     for name, text in filters.items():
         text = text.strip()
         if not text:

@@ -34,7 +34,7 @@ from switch.ops.rotation import retained
 from switch.reports.daily_file import document_hash, network_key
 
 FILE_NAME = "read.sqlite"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 BATCH_RECORDS = 20_000
 POLL_S = 0.1
 RECORD_PUT = 64

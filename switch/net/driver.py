@@ -1,12 +1,19 @@
-"""Driver A: trio streams. One task per connection reads; a turn takes all that one read brought.
+"""The connections of one listener: signing on, turns, silence, ends.
 
-No `await` per message: a read, the turn, and the answers leave when their group is durable, from
-the gate's task, in one write per connection.
+A turn takes all that one read brought, without an `await` per message; the answers leave when their
+group is durable, from the gate's task, in one write per connection.
+
+A connection begins with a task, which signs it on. Where the pump reads for it, the task then ends:
+socket and session are kept without one (1.2 kB where a task takes 12), until something has to be
+waited for: a socket that takes no more, too many requests in flight, a sign-off, answers owed at
+the end of the stream. Then it gets a task again, for as long as that goes on. Others (TLS, memory
+streams) keep their task, which reads.
 """
 
 import contextlib
+import math
 import os
-from collections import OrderedDict
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +25,7 @@ from protocols.messages import SignOff, Status, StatusAnswer
 from protocols.session import BAD_MAC, Acceptor, PeerKey, SignOnGuard, Vocabulary
 from switch.clock import iso_ms
 from switch.config import Session
-from switch.net.peer import Peer, address_of
+from switch.net.peer import Peer, Tending, address_of
 from switch.net.pump import Pump
 from switch.node import Node, Step
 from switch.ops.logs import RateLimit, logger
@@ -26,6 +33,7 @@ from switch.ops.logs import RateLimit, logger
 log = logger("net")
 
 LINGER_S = 1.0
+KEEP_AFTER_S = 2.0  # a task that had something to wait for ends when it had nothing for so long
 ASKED_MAX = 256  # questions of ours to one session; beyond it the oldest is forgotten
 
 Handle = Callable[[Any, Peer, Any], None]
@@ -71,7 +79,9 @@ class Driver:
         self._pump = pump
         self._straight = straight
         self._config = node.config.session
-        self._sessions: dict[str, OrderedDict[Peer, None]] = {}
+        self._sessions: dict[str, tuple[Peer, ...]] = {}  # oldest first
+        self._nursery: trio.Nursery | None = None
+        self._tended: dict[Peer, None] = {}
         self.peers: dict[Peer, None] = {}
         self.accepted = 0
         self.refused = 0
@@ -87,19 +97,79 @@ class Driver:
             return
         peer = self._peer(stream)
         self.peers[peer] = None
+        assert peer.tending is not None, "a connection begins with a task"
+        await self._tend(peer, peer.tending, keep=True)
+
+    async def _tend(self, peer: Peer, tending: Tending, *, keep: bool = False) -> None:
+        """The task of a connection: to its end, or until it is kept without one."""
+        self._tended[peer] = None
         try:
-            with peer.cancel_scope:
+            with tending.cancel_scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._write_behind, peer)
-                    await self._read(peer)
+                    nursery.start_soon(self._write_behind, peer, tending)
+                    await self._read(peer, tending, keep)
                     nursery.cancel_scope.cancel()
         finally:
-            self._forget(peer)
-            self._tell_of_tampering(peer)
-            peer.detach()
-            with trio.CancelScope(shield=True), trio.move_on_after(1):
-                await self._close(stream)
+            if not tending.released:
+                self._tended.pop(peer, None)
+                self._forget(peer)
+                self._tell_of_tampering(peer)
+                peer.detach()
+                with trio.CancelScope(shield=True), trio.move_on_after(1):
+                    await self._close(tending.stream)
+                self._log_end(peer)
+
+    def _log_end(self, peer: Peer) -> None:
         log.debug("closed", listener=self._name, peer=peer.name, reason=peer.session.closing or "")
+
+    # ---- connections without a task
+
+    def _keep(self, peer: Peer, stream: trio.SocketStream) -> None:
+        """Take the socket out of its stream, and let the pump have it; the task may end."""
+        assert self._pump is not None
+        assert peer.tending is not None
+        peer.tending.released = True
+        peer.tending = None
+        self._tended.pop(peer, None)
+        # The number stays open: only the objects around it go.
+        self._pump.keep(peer, stream.socket.detach(), peer.lane, self._look_again_s(peer, 0.0))
+
+    def tend(self, peer: Peer) -> None:
+        """Give it a task, which reads what is still held first."""
+        assert self._nursery is not None
+        assert self._pump is not None
+        self._pump.drop(peer.fd)
+        own = trio.socket.from_stdlib_socket(socket.socket(fileno=peer.fd))
+        peer.tending = Tending(trio.SocketStream(own))
+        self._tended[peer] = None
+        self._nursery.start_soon(self._tend, peer, peer.tending)
+
+    def look(self, peer: Peer, now_s: float) -> float:
+        """See to one that is kept without a task; the trio time at which to do so again."""
+        self._look(peer, now_s)
+        return self._look_again_s(peer, now_s)
+
+    def _look_again_s(self, peer: Peer, now_s: float) -> float:
+        if peer.session.closing:
+            return math.inf
+        heartbeat_s = peer.session.heartbeat_s
+        # While an echo is without answer, every second: the session is to know of the answer.
+        again_s = max(peer.heard_s + heartbeat_s, now_s + 1)
+        return again_s if peer.session.confirmed else min(again_s, peer.opened_s + self._unproved_s)
+
+    def close(self, peer: Peer, fd: int) -> None:
+        """The end of one that is kept without a task."""
+        assert self._pump is not None
+        self._pump.drop(fd)
+        with contextlib.suppress(OSError):  # of a connection that is broken already
+            os.close(fd)
+        self._forget(peer)
+        self._log_end(peer)
+        if peer.session.closing == BAD_MAC and self._nursery is not None:
+            self._nursery.start_soon(self._report, peer)  # not within the turn that found it
+
+    async def _report(self, peer: Peer) -> None:
+        self._tell_of_tampering(peer)
 
     def _tell_of_tampering(self, peer: Peer) -> None:
         """A frame with a wrong MAC in a session that was proved: somebody is on the line (S02)."""
@@ -111,22 +181,40 @@ class Driver:
         self._node.end(step)
 
     async def sweep(self) -> None:
-        """Once a second: echo into silence, end what is dead or does not sign on."""
-        unproved_s = self._config.sign_on_s + 2 * self._config.heartbeat_s
-        while True:
-            await trio.sleep(1)
-            now_s = trio.current_time()
-            for peer in list(self.peers):
-                age_s = now_s - peer.opened_s
-                if peer.session.signed_on:
-                    # Bytes without a good frame are no proof: whoever replays a sign-on has them.
-                    if not peer.session.confirmed and age_s >= unproved_s:
-                        peer.cut("sign-on not proved in time")
-                    peer.write(peer.session.silence(now_s - peer.heard_s))
-                    if peer.session.closing:
-                        peer.cut(peer.session.closing)
-                elif age_s >= self._config.sign_on_s:
-                    peer.cut("no sign-on in time")
+        """Once a second: echo into silence, end what is dead or does not sign on.
+
+        The tasks of connections that get one again live in it, so it runs as long as there are any;
+        without it, every connection keeps its task.
+        """
+        async with trio.open_nursery() as self._nursery:
+            try:
+                while True:
+                    await trio.sleep(1)
+                    now_s = trio.current_time()
+                    for peer in list(self._tended):
+                        self._look(peer, now_s)
+            finally:
+                self._nursery.cancel_scope.cancel()
+                for peer in [one for one in self.peers if one not in self._tended]:
+                    peer.cut("shutdown")
+                self._nursery = None
+
+    @property
+    def _unproved_s(self) -> float:
+        return self._config.sign_on_s + 2 * self._config.heartbeat_s
+
+    def _look(self, peer: Peer, now_s: float) -> None:
+        """Echo into its silence; end it where that lasts, or where it does not sign on."""
+        age_s = now_s - peer.opened_s
+        if peer.session.signed_on:
+            # Bytes without a good frame are no proof: whoever replays a sign-on has them.
+            if not peer.session.confirmed and age_s >= self._unproved_s:
+                peer.cut("sign-on not proved in time")
+            peer.write(peer.session.silence(now_s - peer.heard_s))
+            if peer.session.closing:
+                peer.cut(peer.session.closing)
+        elif age_s >= self._config.sign_on_s:
+            peer.cut("no sign-on in time")
 
     def reconfigure(self, config: Session) -> None:
         """Go on with other bounds; what a peer was told at its sign-on stays as it is."""
@@ -165,7 +253,7 @@ class Driver:
         sessions = self._sessions.get(number)
         if not sessions:
             return False
-        peer = next(reversed(sessions))
+        peer = sessions[-1]
         id_ = peer.session.new_id()
         if len(peer.asked) >= ASKED_MAX:
             del peer.asked[next(iter(peer.asked))]
@@ -175,35 +263,42 @@ class Driver:
 
     # ---- one connection
 
-    async def _read(self, peer: Peer) -> None:
+    async def _read(self, peer: Peer, tending: Tending, keep: bool) -> None:
         most = self._config.max_in_flight
+        session = peer.session
         try:
-            while peer.session.closing is None and not peer.finishing:
-                if peer.session.signed_on and self._pump is not None and peer.fd >= 0:
-                    await self._pump.attend(peer, peer.fd, self, peer.lane)
-                    if peer.ended:
-                        break
-                else:
-                    data = await peer.read()
-                    if not data:
-                        peer.ended = True
-                        break
-                    await self._node.room()
-                    if peer.session.signed_on:
-                        self._turn(peer, data, most)
-                    else:
-                        await self._sign_on_turn(peer, data, most)
-                while not peer.finishing and (peer.in_flight >= most or peer.session.more):
-                    await peer.room(most)
+            while session.closing is None and not (peer.finishing or peer.ended):
+                if session.signed_on and (peer.in_flight >= most or session.more):
+                    await peer.has_room(tending, most)
                     await self._node.room()
                     self._turn(peer, b"", most)
+                elif session.signed_on and self._pump is not None and peer.fd >= 0:
+                    if keep and self._nursery is not None and not tending.unsent:
+                        assert isinstance(tending.stream, trio.SocketStream), "it has a socket"
+                        self._keep(peer, tending.stream)
+                        return
+                    with trio.move_on_after(KEEP_AFTER_S) as quiet:
+                        await self._pump.attend(peer, peer.fd, self, peer.lane)
+                    keep = quiet.cancelled_caught
+                else:
+                    data = await peer.read(tending)
+                    peer.ended = not data
+                    if data:
+                        await self._node.room()
+                        await self._read_turn(peer, tending, data, most)
             # A peer that only half-closed, or signed off, still gets what it is owed.
             with trio.move_on_after(self._config.drain_s):
-                await peer.drained()
-            if peer.session.closing and not peer.ended:
-                await self._linger(peer.stream)
+                await peer.drained(tending)
+            if session.closing and not peer.ended:
+                await self._linger(tending.stream)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            peer.session.closing = peer.session.closing or "connection lost"
+            session.closing = session.closing or "connection lost"
+
+    async def _read_turn(self, peer: Peer, tending: Tending, data: bytes, most: int) -> None:
+        if peer.session.signed_on:
+            self._turn(peer, data, most)
+        else:
+            await self._sign_on_turn(peer, tending, data, most)
 
     async def _linger(self, stream: trio.abc.Stream) -> None:
         """Let the last frame be read: closing over unread bytes resets, which overtakes it."""
@@ -213,10 +308,10 @@ class Driver:
                 while await stream.receive_some(65_536):
                     pass
 
-    async def _sign_on_turn(self, peer: Peer, data: bytes, limit: int) -> None:
+    async def _sign_on_turn(self, peer: Peer, tending: Tending, data: bytes, limit: int) -> None:
         # A sign-on may come in pieces; it waits for its turn once.
-        wait_s = 0.0 if peer.waited else self._guard.wait_s(peer.address)
-        peer.waited = True
+        wait_s = 0.0 if tending.waited else self._guard.wait_s(peer.address)
+        tending.waited = True
         if wait_s > self._config.sign_on_s:
             peer.session.closing = "too many failed sign-ons from this address"
             return
@@ -277,9 +372,9 @@ class Driver:
         if reference and message.reference in (reference, UNSET) and self._on_state is not None:
             self._on_state(step, peer.name, reference, message.state)
 
-    async def _write_behind(self, peer: Peer) -> None:
+    async def _write_behind(self, peer: Peer, tending: Tending) -> None:
         try:
-            await peer.write_behind()
+            await peer.write_behind(tending)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             peer.cut("connection lost while writing")
 
@@ -306,7 +401,7 @@ class Driver:
             heartbeat_s=self._config.heartbeat_s,
         )
         return Peer(
-            stream, session, address=address, outbox_bytes_max=self._config.outbox_bytes_max
+            stream, session, self, address=address, outbox_bytes_max=self._config.outbox_bytes_max
         )
 
     def _confirmed(self, peer: Peer) -> None:
@@ -314,16 +409,16 @@ class Driver:
         peer.name = peer.session.peer
         if self._straight:
             peer.lane.name(peer.name, self._config.max_in_flight)
-        sessions = self._sessions.setdefault(peer.name, OrderedDict())
-        sessions[peer] = None
-        while len(sessions) > self._sessions_max:
-            oldest, _ = sessions.popitem(last=False)
+        sessions = (*self._sessions.get(peer.name, ()), peer)
+        self._sessions[peer.name] = sessions[-self._sessions_max :]
+        for oldest in sessions[: -self._sessions_max]:
             oldest.cut("displaced by a newer session")
 
     def _forget(self, peer: Peer) -> None:
         self.peers.pop(peer, None)
-        sessions = self._sessions.get(peer.name)
-        if sessions is not None:
-            sessions.pop(peer, None)
-            if not sessions:
-                del self._sessions[peer.name]
+        sessions = self._sessions.get(peer.name, ())
+        left = tuple(one for one in sessions if one is not peer)
+        if left:
+            self._sessions[peer.name] = left
+        elif sessions:
+            del self._sessions[peer.name]

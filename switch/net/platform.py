@@ -221,7 +221,11 @@ class PlatformLink:
     @property
     def up(self) -> bool:
         """At least one session takes requests."""
-        return not self._stopping and any(session.usable for session in self._sessions)
+        if not self._stopping:
+            for session in self._sessions:  # asked for three times an operation, so not by `any`
+                if session.usable:
+                    return True
+        return False
 
     @property
     def state(self) -> str:
@@ -581,7 +585,7 @@ class PlatformLink:
     def _least_loaded(self) -> PlatformSession | None:
         least: PlatformSession | None = None
         for session in self._sessions:
-            if session.usable and (least is None or len(session.pending) < len(least.pending)):
+            if (least is None or len(session.pending) < len(least.pending)) and session.usable:
                 least = session
         if least is None or len(least.pending) >= self._config.max_in_flight:
             return None

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from core_ext import Journal
+from core_ext._straight import Straight
 from switch.flows import operations as ops
 from switch.flows.registry import Network
 from switch.journal import snapshot
@@ -16,7 +18,7 @@ from switch.web.edge import HttpCounts
 
 def add_node_metrics(metrics: Metrics, node: Node, drivers: Mapping[str, Driver]) -> None:
     """Add everything about a node's traffic, journal, ledger and networks."""
-    journal, ledger, records = node.store.journal, node.store.ledger, node.store.records
+    ledger, records = node.store.ledger, node.store.records
     metrics.add_counters("node", node.counters, "Events of the node.")
     metrics.add_counter(
         "answers", "Answers by response code.",
@@ -25,6 +27,10 @@ def add_node_metrics(metrics: Metrics, node: Node, drivers: Mapping[str, Driver]
     metrics.add_counter(
         "alarms", "Alarms raised since the start.",
         lambda: {(name,): count for name, count in node.alarms.items()}, ("name",),
+    )  # fmt: skip
+    metrics.add_counter(
+        "holder_questions_refused", "Who a holder is, asked by tills locked for asking in vain.",
+        lambda: node.red.probing.refused,
     )  # fmt: skip
     metrics.add_gauge(
         "connections", "Open connections by listener.",
@@ -43,19 +49,11 @@ def add_node_metrics(metrics: Metrics, node: Node, drivers: Mapping[str, Driver]
         "answers_held", "Answers that wait for durability.",
         lambda: len(node.gate) + node.lanes.held,
     )  # fmt: skip
-    metrics.add_counter(
-        "cash_outs", "cash_outs decided natively, and left to the flows for what reason.",
-        lambda: {(why,): count for why, count in node.straight.core.counts.items()}, ("way",),
-    )  # fmt: skip
+    _add_straight_metrics(metrics, node.straight.core)
     metrics.add_histogram(
         "answer", "From the request read to its answer let out, durable.", node.latency
     )
-    metrics.add_counter("journal_records", "Durable records.", lambda: journal.durable_seq)
-    metrics.add_counter("journal_groups", "Durable groups.", lambda: journal.groups)
-    metrics.add_counter("journal_bytes", "Bytes written.", lambda: journal.written_bytes)
-    metrics.add_gauge("journal_room_bytes", "Room for new work.", lambda: journal.room_bytes)
-    metrics.add_gauge("journal_failed", "1 once it failed.", lambda: int(bool(journal.failure)))
-    metrics.add_gauge("journal_direct", "1 with O_DIRECT.", lambda: int(journal.direct))
+    _add_journal_metrics(metrics, node.store.journal)
     metrics.add_gauge(
         "recovery_seconds", "Length of the last recovery.", lambda: node.store.recovery.seconds
     )
@@ -82,6 +80,26 @@ def add_node_metrics(metrics: Metrics, node: Node, drivers: Mapping[str, Driver]
         "position_ratio", "Use of the net debit cap by network, 1.0 is full.",
         lambda: position_ratios(node), ("network",),
     )  # fmt: skip
+
+
+def _add_straight_metrics(metrics: Metrics, core: Straight) -> None:
+    metrics.add_counter(
+        "cash_outs", "cash_outs decided natively, and left to the flows for what reason.",
+        lambda: {(why,): count for why, count in core.counts.items()}, ("way",),
+    )  # fmt: skip
+    metrics.add_counter(
+        "deposits", "deposits decided natively, and left to the flows for what reason.",
+        lambda: {(why,): count for why, count in core.deposit_counts.items()}, ("way",),
+    )  # fmt: skip
+
+
+def _add_journal_metrics(metrics: Metrics, journal: Journal) -> None:
+    metrics.add_counter("journal_records", "Durable records.", lambda: journal.durable_seq)
+    metrics.add_counter("journal_groups", "Durable groups.", lambda: journal.groups)
+    metrics.add_counter("journal_bytes", "Bytes written.", lambda: journal.written_bytes)
+    metrics.add_gauge("journal_room_bytes", "Room for new work.", lambda: journal.room_bytes)
+    metrics.add_gauge("journal_failed", "1 once it failed.", lambda: int(bool(journal.failure)))
+    metrics.add_gauge("journal_direct", "1 with O_DIRECT.", lambda: int(journal.direct))
 
 
 def add_link_metrics(metrics: Metrics, remotes: Remotes, hosts: Mapping[str, HostListener]) -> None:

@@ -14,7 +14,7 @@ from switch.products.cip_metrics import measure
 from switch.products.cip_service import CipService
 from switch.provisioning_cip import flow_of
 from switch.remotes import Remotes
-from switch.web.cip import application
+from switch.web.cip import application, refused
 from switch.web.mounts import Mount
 
 PREFIXES: Final = ("/cip", "/pay")
@@ -41,6 +41,7 @@ def build(node: Node, remotes: Remotes) -> Product:
     mount = Mount(
         "cip", PREFIXES, application(service),
         body_bytes_max=BODY_BYTES_MAX, requests_max=node.config.cip.requests_max,
+        refused=refused(service),
     )  # fmt: skip
     return Product(flow=flow, service=service, mounts=(mount,), measure=measure(service))
 

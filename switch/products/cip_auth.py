@@ -174,18 +174,25 @@ class Authenticator:
         book, section = self._flow.book, self.passwords.section
         user = self._known(application_id, user_id, kinds)
         if user is None:
-            step.audit("unknown", "cip_login", address or "page", "refused", security=True)
+            # Never the name that was typed: people type passwords there.
+            known = application_id if book.application(application_id) is not None else ""
+            who = f"{known}:?" if known else "unknown"
+            step.audit(who, "cip_login", address or "page", "refused", security=True)
             self.results["wrong"] += 1
             return None
         if book.is_locked(user, address, step.now_ns):
-            step.audit("locked", "cip_login", address or "page", "refused", security=True)
+            who = f"{application_id}:{user_id}"
+            step.audit(who, "cip_login", address or "page", "refused", "locked", security=True)
             self.results["locked"] += 1
             return None
         if not right:
             self.results["wrong"] += 1
-            self.lockouts += book.count_failure(
+            locked = book.count_failure(
                 step, user, address, failures_max=section.max_failures, lock_s=section.lock_s
             )
+            self.lockouts += locked
+            if locked and user.email and self._flow.section.mail.host:
+                step.call(self._flow.role, "unlock", f"{application_id}|{user_id}")
             return None
         book.clear_failures(user, address)
         self.results["ok"] += 1

@@ -69,8 +69,8 @@ def _add_work(metrics: Metrics, service: CipService) -> None:
         lambda: {(state,): n for state, n in flow.reports.states.items()}, ("state",),
     )  # fmt: skip
     metrics.add_gauge(
-        "cip_outbox", "Calls that wait to be made.",
-        lambda: {("calls",): service.calls_waiting}, ("kind",),
+        "cip_outbox", "What is owed to sites and sources, and reports to be handed over.",
+        lambda: _owed(service), ("kind",),
     )  # fmt: skip
 
 
@@ -90,6 +90,12 @@ def _add_auth(metrics: Metrics, service: CipService) -> None:
         lambda: auth.passwords.waiting,
     )  # fmt: skip
     metrics.add_counter("cip_lockouts", "Users locked.", lambda: auth.lockouts)
+
+
+def _owed(service: CipService) -> dict[tuple[str, ...], int]:
+    flow = service.flow
+    by_kind = {**flow.counts.owed, "report": sum(1 for _ in flow.reports.unfinished())}
+    return {(kind,): number for kind, number in by_kind.items()}
 
 
 def _oldest_s(service: CipService) -> float:

@@ -35,6 +35,7 @@ from switch.flows.step import Step
 from switch.net.calls import Calls, Order
 from switch.node import Node
 from switch.products.cip_auth import Authenticator, Passwords
+from switch.products.cip_mail import TEXT, Mailer
 from switch.sections.cip import Cip
 
 WEBHOOK_S: Final = 10.0
@@ -63,10 +64,11 @@ class CipService:
         self.flow = flow
         self._idempotency_key = idempotency_key
         self.auth = Authenticator(node, flow, Passwords(flow.section.auth))
+        self._mailer = Mailer()
         self._waiting: dict[str, list[trio.Event]] = {}
         self._client: httpx.AsyncClient
         self._calls = Calls(
-            {"webhook": self._webhook, "report": self._report},
+            {"webhook": self._webhook, "report": self._report, "unlock": self._unlock},
             concurrent_max=flow.section.webhook_concurrent,
         )
 
@@ -275,6 +277,32 @@ class CipService:
         body = msgspec.json.encode({"event": event, "event_id": owed.id, "payment": told})
         done, outcome = await self._post(application, application.webhook_url, owed.id, body)
         await self.perform(lambda step: self.flow.on_webhook(step, key, done, outcome))
+
+    async def _unlock(self, key: str) -> None:
+        """Send a locked user the link that unlocks him. Not tried again: the lock ends by itself,
+        and an administrator can end it too."""
+        application_id, _, user_id = key.partition("|")
+        application = self.flow.book.application(application_id)
+        user = self.flow.book.user(application_id, user_id)
+        mail = self.section.mail
+        if application is None or user is None or not user.email or not mail.host:
+            return
+        secret = await self.perform(
+            lambda step: self.flow.book.issue_unlock(step, user, mail.link_s)
+        )
+        text = TEXT.format(
+            user=user.id, name=application.name, minutes=self.section.auth.lock_s // 60,
+            link=f"{mail.base_url.rstrip('/')}/cip/unlock/{secret}",
+        )  # fmt: skip
+        sent = await self._mailer.send(mail, user.email, text)
+
+        def note(step: Step) -> None:
+            who = f"{application_id}:{user_id}"
+            step.audit(who, "cip_unlock_mail", who, "00" if sent else "refused", security=True)
+            if not sent:
+                step.alarm("cip_mail_failed", who)
+
+        await self.perform(note)
 
     async def _post(
         self, application: Application, url: str, event_id: str, body: bytes,

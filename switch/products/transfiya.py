@@ -32,7 +32,7 @@ from switch.flows.transfiya import Answer, TransfiyaFlow, Wait
 from switch.flows.transfiya_bank import BankClients, BankCore
 from switch.flows.transfiya_core import Core, LedgerCore
 from switch.flows.transfiya_jobs import GO, ROLE, BankSide, Job
-from switch.flows.transfiya_records import Directory, Items, key_owner
+from switch.flows.transfiya_records import POSTED, Directory, Items, key_owner
 from switch.net.calls import Calls
 from switch.node import Node
 from switch.ops.keys import MasterKey, UnsealError
@@ -45,6 +45,7 @@ from switch.web.transfiya import Credentials, Tokens, TransfiyaSite
 from switch.web.transfiya_calls import Access, NetworkCalls
 
 KEYS_CACHED_MAX: Final = 50_000
+NO_TOKEN: Final = "no token"
 TOKEN_LIFE_S: Final = 60
 TOKEN_LABEL: Final = b"transfiya/inbound-tokens"
 ANSWER_SLACK_S: Final = 2.0  # from the end of a bank's budget to that of the mount
@@ -105,10 +106,10 @@ class TransfiyaService:
         section = config.transfiya
         self._node = node
         self._flow = flow
-        self._networks = dict(calls)
+        self._networks = calls
         self._waiters: dict[str, _Waiter] = {}
         self._resuming = trio.CapacityLimiter(section.resume_parallel)
-        acts = {GO: self._go, "resume": self._resume}
+        acts = {GO: self._go, "resume": self._resume, NO_TOKEN: self._no_token}
         self.calls = Calls(acts, concurrent_max=section.calls_max + section.resume_parallel)
 
     # ---- Service
@@ -145,6 +146,14 @@ class TransfiyaService:
         while job is not None:
             job = await self._work(job)
             self._tell(item_id)
+
+    async def _no_token(self, bank: str) -> None:
+        await self._node.perform(lambda step: self._flow.on_token(step, bank))
+
+    def no_token(self, bank: str) -> None:
+        """A bank gets no token from its network."""
+        self.calls.ready(_Order(NO_TOKEN, bank))
+        self.calls.flush()
 
     async def _work(self, job: Job) -> Job | None:
         outcome = await self._networks[job.bank].run(job)
@@ -355,15 +364,16 @@ def build(
     clients = BankClients(items)
     sides = [BankSide(bank, _core(node, remotes, bank, clients)) for bank in section.bank]
     flow = TransfiyaFlow(records, sides, directory, ring, draw, items)
+    flow.closed = lambda: node.issuers.closed
     clients.machine, clients.banks = flow.machine, flow.shared.banks
     wall_ns = node.clock.wall_ns
-    calls = {
-        bank.id: NetworkCalls(
-            access_of(config, bank, _bearer(bank, ring, wall_ns)), wall_ns, transport=transport
-        )
-        for bank in section.bank
-    }
+    calls: dict[str, NetworkCalls] = {}
     service = TransfiyaService(node, flow, config, calls)
+    for bank in section.bank:
+        calls[bank.id] = NetworkCalls(
+            access_of(config, bank, _bearer(bank, ring, wall_ns)), wall_ns, transport=transport,
+            no_token=partial(service.no_token, bank.id),
+        )  # fmt: skip
     tokens = Tokens(hmac.digest(node.master.subkey("fingerprint"), TOKEN_LABEL, "sha256"))
     sites = {
         bank.id: TransfiyaSite(
@@ -384,7 +394,7 @@ def build(
         )
         for bank in section.bank
     ]  # fmt: skip
-    measure = _measures(flow, calls, sites)
+    measure = _measures(flow, calls, sites, wall_ns)
     return Product(flow=flow, service=service, mounts=mounts, measure=measure)
 
 
@@ -401,8 +411,32 @@ _COUNTED: Final = {
 }
 
 
+def _by_two(timed: Mapping[str, TransfiyaSite | NetworkCalls]) -> dict[tuple[str, ...], Any]:
+    """Histograms by bank and by what was timed."""
+    return {(bank, what): h for bank, one in timed.items() for what, h in one.seconds.items()}
+
+
+ONLY_POSTED: Final = {POSTED: " whose /continue is not taken", "": ""}
+
+
+def _oldest_s(
+    flow: TransfiyaFlow, wall_ns: Callable[[], int], state: str
+) -> dict[tuple[str, ...], float]:
+    """By bank: age of the oldest unfinished work, of one state or of any."""
+    found: dict[tuple[str, ...], float] = {(bank,): 0.0 for bank in flow.shared.banks}
+    now_ns = wall_ns()
+    for item in flow.items.live():
+        if state in ("", item.state):
+            age_s = (now_ns - item.arrived_ns) / 1e9
+            found[item.bank,] = max(found[item.bank,], age_s)
+    return found
+
+
 def _measures(
-    flow: TransfiyaFlow, calls: Mapping[str, NetworkCalls], sites: Mapping[str, TransfiyaSite]
+    flow: TransfiyaFlow,
+    calls: Mapping[str, NetworkCalls],
+    sites: Mapping[str, TransfiyaSite],
+    wall_ns: Callable[[], int],
 ) -> Callable[[Metrics], None]:
     def counted(kind: str) -> dict[tuple[str, ...], int]:
         return {fact[1:]: n for fact, n in flow.shared.counts.items() if fact[0] == kind}
@@ -429,6 +463,10 @@ def _measures(
     def measure(metrics: Metrics) -> None:
         for kind, (name, text, labels) in _COUNTED.items():
             metrics.add_counter(f"{ROLE}_{name}", text, partial(counted, kind), labels)
+        metrics.add_gauge(
+            f"{ROLE}_conciliation_differences", "in the newest comparison with the network",
+            lambda: {(bank,): count for bank, count in flow.differences.items()}, ("bank",),
+        )  # fmt: skip
         metrics.add_gauge(f"{ROLE}_items", "unfinished work", open_items, ("bank", "kind", "state"))
         metrics.add_counter(
             f"{ROLE}_requests", "calls of the network", lambda: dict(requests()),
@@ -437,10 +475,22 @@ def _measures(
         metrics.add_counter(
             f"{ROLE}_token_fetch", "bearer tokens asked for", tokens, ("bank", "outcome")
         )
-        for bank, site in sites.items():
-            metrics.add_histograms(
-                f"{ROLE}_{bank.replace('-', '_')}_sync", "until the synchronous answer",
-                partial(getattr, site, "seconds"), "endpoint",
+        metrics.add_histograms(
+            f"{ROLE}_sync", "until the synchronous answer",
+            partial(_by_two, sites), "bank", "endpoint",
+        )  # fmt: skip
+        metrics.add_histograms(
+            f"{ROLE}_call", "of one call to the network",
+            partial(_by_two, calls), "bank", "call",
+        )  # fmt: skip
+        ages = {"continue_age_seconds": POSTED, "unresolved_oldest_seconds": ""}
+        for name, state in ages.items():
+            metrics.add_gauge(
+                f"{ROLE}_{name}", "age of the oldest unfinished work" + ONLY_POSTED[state],
+                partial(_oldest_s, flow, wall_ns, state), ("bank",),
             )  # fmt: skip
+        metrics.add_gauge(
+            f"{ROLE}_parked", "work parked since the start", lambda: counted("parked"), ("bank",)
+        )
 
     return measure

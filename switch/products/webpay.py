@@ -12,13 +12,14 @@ from switch.flows.webpay_authorisers import BankAuthoriser, LedgerAuthoriser
 from switch.flows.webpay_records import OWED, Payment
 from switch.node import Node
 from switch.ops.data_keys import DataKeys
-from switch.ops.key_store import KeyStore
+from switch.ops.key_store import KeyStore, KeyStoreError
 from switch.ops.logs import logger
 from switch.ops.metrics import Metrics
 from switch.products import Product
-from switch.products.webpay_keys import Keys, Rsa, secrets_of
+from switch.products.webpay_holders import HolderBanks
+from switch.products.webpay_keys import Keys, Rsa, secret_at, secrets_of
 from switch.products.webpay_service import WebpayService
-from switch.products.webpay_shop import shop_mounts
+from switch.products.webpay_shop import Shops
 from switch.remotes import Remotes
 from switch.reports.bitacora import BitacoraWriter
 from switch.web.mounts import Mount
@@ -52,17 +53,21 @@ def build(node: Node, remotes: Remotes) -> Product:
     config = node.config
     section = config.webpay
     store = KeyStore(config.data / "keys", node.master)
-    rsa = Rsa(Keys(config, store), section.limits.rsa_threads)
+    rsa = Rsa(Keys(config, store), section.limits.rsa_threads, node.clock.wall_ns)
+    shops = Shops(config, store, wall_ns=node.clock.wall_ns)
     data_keys = DataKeys(config.data / DATA_KEYS, node.master.subkey("fingerprint"))
     flow = WebpayFlow(
         config=config, records=node.store.records, vault=Vault(data_keys), sign=rsa.sign_now,
         ledger=LedgerAuthoriser(node.store.ledger, node.store.records), told=_log,
+        renew=partial(_renew, config, store, rsa, shops),
     )  # fmt: skip
     _add_banks(config, remotes, flow)
     writer = BitacoraWriter(config.data, config.file(section.bitacora.dir), section.bitacora)
+    bank_key = section.authentication.bank_key
+    banks = HolderBanks(config, secret_at(config, "webpay.authentication.bank_key", bank_key))
     service = WebpayService(
         config=config, node=node, flow=flow, rsa=rsa, data_keys=data_keys, writer=writer,
-        api_keys=tuple(secrets_of(config)),
+        api_keys=tuple(secrets_of(config)), banks=banks,
     )  # fmt: skip
     limits = WebLimits(
         address_per_min=section.limits.address_per_min,
@@ -74,11 +79,21 @@ def build(node: Node, remotes: Remotes) -> Product:
         "webpay", (*section.prefixes, *PAGES), app, body_bytes_max=REQUEST_BYTES_MAX,
         requests_max=section.limits.requests_max, request_s=REQUEST_S,
     )  # fmt: skip
-    shops = shop_mounts(config, store, wall_ns=node.clock.wall_ns)
     return Product(
-        flow=flow, service=service, mounts=(mount, *shops),
+        flow=flow, service=service, mounts=(mount, *shops.mounts),
         measure=partial(_measure, node=node, flow=flow, service=service, rsa=rsa, writer=writer),
     )  # fmt: skip
+
+
+def _renew(config: Config, store: KeyStore, rsa: Rsa, shops: Shops) -> None:
+    """Read all keys again, after a rotation; what cannot be read leaves all as they were."""
+    try:
+        keys = Keys(config, store)
+        shops.renew()
+    except (ConfigError, KeyStoreError) as error:
+        log.error("keys_not_renewed", mistake=str(error))
+    else:
+        rsa.renew(keys)
 
 
 def _log(payment: Payment, event: str) -> None:

@@ -129,7 +129,9 @@ class Notifier:
     def _delivery(self, merchant: Merchant, payment: Payment) -> tuple[Delivery, bytes]:
         pairs = parse_pairs(payment.message)
         if merchant.notify_mode == "kcc60":
-            wire = self._rsa.envelope(payment.merchant, payment.message, payment.signature)
+            wire = self._rsa.envelope(
+                payment.merchant, payment.message, payment.signature, payment.keys[1]
+            )
             body = shopform.notification_body(wire, payment.merchant)
             url = merchant.notify_url
             request = shopform.notification_request(url, body, target=merchant.target)

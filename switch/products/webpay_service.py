@@ -36,15 +36,17 @@ from switch.net.calls import Calls
 from switch.node import Node
 from switch.ops.data_keys import DataKeys
 from switch.ops.logs import logger
+from switch.products.webpay_holders import HolderBanks
 from switch.products.webpay_keys import Rsa
 from switch.products.webpay_notify import Notifier, persist
 from switch.provisioning_webpay import pan_hash, pan_key
 from switch.reports.bitacora import BitacoraWriter
-from switch.web.webpay import Entered, Refused, View
+from switch.web.webpay import Entered, Outcome, Refused, View
 from switch.web.webpay_form import Card
 
 RSA_QUEUE_MAX: Final = 1024
 LINES_WAIT_S: Final = 5.0  # until a disk that was full is tried again
+CLOSE_S: Final = 1.0
 CLEAR: Final = b"<html><body>\nERROR=%d\nTOKEN=%s\n</body></html>\n"
 COOKIES_MAX: Final = 8
 _NAME_DIGITS: Final = 32
@@ -61,7 +63,7 @@ class WebpayService:
 
     Args:
         data_keys: seal card numbers for reversals. writer: of the Bitácora's files.
-        api_keys: (merchant, key) of status queries.
+        api_keys: (merchant, key) of status queries. banks: ask holders' banks.
 
     Attributes:
         requests: payment requests by the tag of the check that refused them, or `OK`.
@@ -78,6 +80,7 @@ class WebpayService:
         data_keys: DataKeys,
         writer: BitacoraWriter,
         api_keys: tuple[tuple[str, str], ...],
+        banks: HolderBanks,
     ) -> None:
         self._section = config.webpay
         self._node = node
@@ -86,6 +89,10 @@ class WebpayService:
         self._data_keys = data_keys
         self._writer = writer
         self._api_keys = api_keys
+        self._banks = banks
+        debit = config.webpay.debit_banks
+        self._debit_banks = tuple((bank.id, bank.name) for bank in debit if banks.asks(bank.id))
+        self._asking: set[str] = set()  # payments whose holder's bank has been asked just now
         self._profiles = {code: _profile(code, m) for code, m in config.webpay.merchant.items()}
         root = node.master.subkey("fingerprint")
         self._pages_key = hmac.digest(root, b"webpay-pages", "sha256")
@@ -107,7 +114,7 @@ class WebpayService:
 
     async def enter(self, fields: Mapping[str, str], source: str) -> Entered | Refused:
         """Take the request a browser brings."""
-        found = await self._receive(fields, source)
+        found, _ = await self._receive(fields, source)
         if isinstance(found, Wrong):
             return Refused(found.tag, found.error)
         cookie = self._cookie(found.payment, found.entry) if found.entry else ""
@@ -115,15 +122,15 @@ class WebpayService:
 
     async def validate(self, fields: Mapping[str, str], source: str) -> tuple[bytes, str]:
         """Take the request a kit brings: the body of the answer, and the tag of a refusal."""
-        found = await self._receive(fields, source)
+        found, keys = await self._receive(fields, source)
         code, key_id = fields.get("TBK_CODIGO_COMERCIO", ""), fields.get("TBK_KEY_ID", "")
         if isinstance(found, Wrong):
             if self._is_clear(found, fields):
                 return CLEAR % (found.error, messages.NO_TOKEN.encode()), found.tag
             reply = messages.token_reply(found.error)
-            return await self._rsa.seal(key_id, code, reply), found.tag
+            return await self._rsa.seal(key_id, code, reply, keys), found.tag
         reply = messages.token_reply(0, self._token(found.payment))
-        return await self._rsa.seal(key_id, code, reply), ""
+        return await self._rsa.seal(key_id, code, reply, keys), ""
 
     def _is_clear(self, wrong: Wrong, fields: Mapping[str, str]) -> bool:
         """Whether nothing may be sealed yet: nobody has proved who he is."""
@@ -142,13 +149,17 @@ class WebpayService:
             return Refused("DUPLICATE_ORDER", 21)
         return Entered(self._page_id(name), self._cookie(name, found.entry), True)
 
-    async def _receive(self, fields: Mapping[str, str], source: str) -> Received | Wrong:
-        found = await self._checked(fields)
+    async def _receive(
+        self, fields: Mapping[str, str], source: str
+    ) -> tuple[Received | Wrong, rec.KeyNames]:
+        """What becomes of a request, and the keys that an answer to it is sealed with."""
+        found, keys = await self._checked(fields)
         if not isinstance(found, Wrong):
             request, digest = found
             do = partial(
-                self._flow.receive, request=request, digest=digest, name=secrets.token_hex(16)
-            )
+                self._flow.receive, request=request, digest=digest, name=secrets.token_hex(16),
+                keys=keys,
+            )  # fmt: skip
             answer: Received | Wrong = await self._node.perform(do)
         else:
             answer = found
@@ -158,13 +169,15 @@ class WebpayService:
             code = fields.get("TBK_CODIGO_COMERCIO", "")
             known = code if code in self._profiles else "unknown"
             log.warning("request_refused", tag=tag, merchant=known, source=source)
-        return answer
+        return answer, keys
 
-    async def _checked(self, fields: Mapping[str, str]) -> tuple[PaymentRequest, bytes] | Wrong:
+    async def _checked(
+        self, fields: Mapping[str, str]
+    ) -> tuple[tuple[PaymentRequest, bytes] | Wrong, rec.KeyNames]:
         """The checks in their order; the seal costs a private operation, whatever it is worth."""
         profile = check_clear(fields, self._profiles)
         if isinstance(profile, Wrong):
-            return profile
+            return profile, ("", "")
         try:
             wire = fields.get("TBK_PARAM", "").encode("latin-1")
         except UnicodeEncodeError:
@@ -173,11 +186,11 @@ class WebpayService:
             opened = await self._rsa.open(fields["TBK_KEY_ID"], profile.code, wire)
         except SealError:
             self.seal_failures[profile.code] = self.seal_failures.get(profile.code, 0) + 1
-            return refusal("SEAL")
+            return refusal("SEAL"), ("", "")
         request = check_message(fields, opened.message, profile)
         if isinstance(request, Wrong):
-            return request
-        return request, hashlib.sha256(decoded(wire)).digest()
+            return request, opened.keys
+        return (request, hashlib.sha256(decoded(wire)).digest()), opened.keys
 
     # ---- pages
 
@@ -194,7 +207,7 @@ class WebpayService:
             state=payment.state, shop=merchant.name, merchant=payment.merchant,
             order=payment.order, amount_hundredths=payment.hundredths, currency=payment.currency,
             nonce=self._nonce(payment), kinds=self._kinds(payment), choices=self._choices(payment),
-            banks=tuple((bank.id, bank.name) for bank in self._section.debit_banks),
+            banks=self._debit_banks,
             tries=payment.tries, authenticating=self._is_authenticating(payment),
             bank=self._bank_name(payment.bank), cause=payment.cause,
             respuesta=str(payment.respuesta) if payment.message else "",
@@ -250,15 +263,29 @@ class WebpayService:
     async def cancel(self, page_id: str, nonce: str) -> None:
         await self._with(page_id, nonce, self._flow.cancel)
 
-    async def authenticated(self, page_id: str, nonce: str, outcome: str) -> None:
+    async def identify(self, page_id: str, nonce: str, rut: str, password: str) -> None:
+        """Ask the holder's bank, once at a time, and go on with what it says."""
         payment = self._of_page(page_id, nonce)
         if payment is None or not self._is_authenticating(payment):
             return
+        self._asking.add(payment.id)
         try:
-            do = partial(self._flow.authenticated, name=payment.id, outcome=outcome)
-            await self._node.perform(do)
+            outcome = await self._banks.ask(payment, rut, password)
+            await self._authenticated(payment.id, outcome)
+        finally:
+            self._asking.discard(payment.id)
+
+    async def leave_bank(self, page_id: str, nonce: str) -> None:
+        """The holder does not want to say who it is."""
+        payment = self._of_page(page_id, nonce)
+        if payment is not None and self._is_authenticating(payment):
+            await self._authenticated(payment.id, "ABO")
+
+    async def _authenticated(self, name: str, outcome: Outcome) -> None:
+        try:
+            await self._node.perform(partial(self._flow.authenticated, name=name, outcome=outcome))
         except JournalFull:
-            self._quick.spawn(partial(self._give_up, payment.id))
+            self._quick.spawn(partial(self._give_up, name))
             raise
 
     async def _with(self, page_id: str, nonce: str, do: Callable[[Step, str], None]) -> None:
@@ -281,7 +308,8 @@ class WebpayService:
 
     def _kinds(self, payment: Payment) -> tuple[str, ...]:
         merchant = self._section.merchant[payment.merchant]
-        debit = merchant.form == "3G" and self._section.holder_auth != "none"
+        asked = self._section.holder_auth != "none" and bool(self._debit_banks)
+        debit = merchant.form == "3G" and asked
         return ("C", "D") if debit and payment.fixed is None else ("C",)
 
     def _choices(self, payment: Payment) -> tuple[str, ...]:
@@ -293,14 +321,16 @@ class WebpayService:
         if card.kind not in self._kinds(payment):
             return False
         if card.kind == "D":
-            return any(bank.id == card.bank for bank in self._section.debit_banks)
+            return any(name == card.bank for name, _ in self._debit_banks)
         return f"{card.pay_type}-{card.instalments}" in self._choices(payment)
 
     def _bank_name(self, name: str) -> str:
         return next((b.name for b in self._section.debit_banks if b.id == name), "")
 
     def _is_authenticating(self, payment: Payment) -> bool:
-        return payment.state == rec.PAYING and self._flow.t0_ns(payment.id) is None
+        """Whether the holder may say who it is: not twice at once, as of two windows."""
+        waits = payment.state == rec.PAYING and self._flow.t0_ns(payment.id) is None
+        return waits and payment.id not in self._asking
 
     # ---- names that nobody can guess
 
@@ -364,14 +394,18 @@ class WebpayService:
         """Work until cancelled, or until what is under way has ended after `stop`."""
         open_ones = {p.id for p in self._flow.open_payments()}
         await trio.to_thread.run_sync(self._data_keys.keep_only, open_ones)
-        async with trio.open_nursery() as lasting:
-            self.notifier.watch_in(lasting)
-            lasting.start_soon(self._write_lines)
-            task_status.started()
-            async with trio.open_nursery() as work:
-                work.start_soon(self._quick.run)
-                work.start_soon(self._shops.run)
-            lasting.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as lasting:
+                self.notifier.watch_in(lasting)
+                lasting.start_soon(self._write_lines)
+                task_status.started()
+                async with trio.open_nursery() as work:
+                    work.start_soon(self._quick.run)
+                    work.start_soon(self._shops.run)
+                lasting.cancel_scope.cancel()
+        finally:
+            with trio.move_on_after(CLOSE_S, shield=True):
+                await self._banks.aclose()
         await self._write_once()
 
     def stop(self) -> None:
@@ -384,7 +418,7 @@ class WebpayService:
         if payment is None or self._flow.t0_ns(name) is None:
             return
         message = self._flow.result_message(name)
-        signature = await self._rsa.sign(payment.key_id, message)
+        signature = await self._rsa.sign(payment.key_id, message, payment.keys[0])
         do = partial(self._flow.signed, name=name, message=message, signature=signature)
         await persist(self._node, do)
 

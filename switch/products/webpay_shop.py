@@ -5,9 +5,13 @@ from collections.abc import Callable
 from typing import Final
 from zoneinfo import ZoneInfo
 
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+
+from protocols.webpay.keyring import Ring
 from switch.config import Config, ConfigError, Mistake
 from switch.ops.key_store import KeyStore, KeyStoreError
 from switch.ops.keys import UnsealError
+from switch.products.webpay_periods import Periods
 from switch.sections.webpay import WebpayShop
 from switch.web.mounts import Mount
 from switch.web.webpay_orders import Orders
@@ -21,37 +25,56 @@ FOLDER: Final = "comercio"
 REQUEST_S: Final = 30.0
 
 
-def shop_mounts(
-    config: Config, store: KeyStore, *, wall_ns: Callable[[], int]
-) -> tuple[Mount, ...]:
-    """Make the kits and their place on the HTTP listener; nothing where no shop is configured.
+class Shops:
+    """The kits of all shops, and their place on the HTTP listener; none where none is configured.
 
     Raises:
         ConfigError: a key is not there.
     """
-    if not config.webpay_shop:
-        return ()
-    kits = [_kit(config, store, code, shop, wall_ns) for code, shop in config.webpay_shop.items()]
-    orders = Orders(config.data / ORDERS)
-    # The loop's own clock cannot be asked from the threads in which closing pages are decided.
-    app = shop_app(kits, orders, clock=time.monotonic)
-    return (
-        Mount(
-            "webpay_shop", PATHS, app, body_bytes_max=NOTIFICATION_BYTES_MAX, request_s=REQUEST_S
-        ),
-    )
+
+    def __init__(self, config: Config, store: KeyStore, *, wall_ns: Callable[[], int]) -> None:
+        self._config = config
+        self._store = store
+        rings = self._rings()
+        self._kits = {
+            code: MerchantKit(_settings(config, code, shop), *rings[code], wall_ns=wall_ns)
+            for code, shop in config.webpay_shop.items()
+        }
+        self.mounts: tuple[Mount, ...] = ()
+        if self._kits:
+            # The loop's own clock cannot be asked from the threads in which closing pages decide.
+            orders = Orders(config.data / ORDERS)
+            app = shop_app(list(self._kits.values()), orders, clock=time.monotonic)
+            self.mounts = (
+                Mount(
+                    "webpay_shop", PATHS, app, body_bytes_max=NOTIFICATION_BYTES_MAX,
+                    request_s=REQUEST_S,
+                ),
+            )  # fmt: skip
+
+    def renew(self) -> None:
+        """Read the keys again. Raises: ConfigError: one is not there; nothing has changed then."""
+        for code, rings in self._rings().items():
+            self._kits[code].renew(*rings)
+
+    def _rings(self) -> dict[str, tuple[Ring[RSAPrivateKey], Ring[RSAPublicKey]]]:
+        periods = Periods(self._config.data / "keys")
+        found = {}
+        for code, shop in self._config.webpay_shop.items():
+            try:
+                found[code] = (
+                    periods.ring(shop.key, self._store.private),
+                    periods.ring(shop.webpay_key, self._store.public),
+                )
+            except (LookupError, KeyStoreError, UnsealError) as error:
+                hint = "troncal webpay key add NAME FILE.pem"
+                mistake = Mistake(0, f'webpay_shop."{code}"', str(error).strip("'\""), hint)
+                raise ConfigError(self._config.path, [mistake]) from None
+        return found
 
 
-def _kit(
-    config: Config, store: KeyStore, code: str, shop: WebpayShop, wall_ns: Callable[[], int]
-) -> MerchantKit:
-    try:
-        own, webpay = store.private(shop.key), store.public(shop.webpay_key)
-    except (LookupError, KeyStoreError, UnsealError) as error:
-        hint = "troncal webpay key add NAME FILE.pem"
-        mistake = Mistake(0, f'webpay_shop."{code}"', str(error).strip("'\""), hint)
-        raise ConfigError(config.path, [mistake]) from None
-    settings = ShopSettings(
+def _settings(config: Config, code: str, shop: WebpayShop) -> ShopSettings:
+    return ShopSettings(
         merchant=code,
         currency=shop.currency,
         key_id=shop.key_id,
@@ -65,4 +88,3 @@ def _kit(
         acquirer_url=shop.acquirer_url,
         closing=shop.closing,
     )
-    return MerchantKit(settings, own, webpay, wall_ns=wall_ns)

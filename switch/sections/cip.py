@@ -3,7 +3,7 @@
 import ipaddress
 import re
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
@@ -13,6 +13,8 @@ from msgspec import Meta
 from protocols.cip.transaction import AmountRule, FeeRule, FieldRule
 from protocols.currencies import CURRENCIES
 from switch.sections.forms import Finding, Url, says, span
+
+LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 Mode = Literal["gateway", "partial", "full"]
 Variant = Literal["p0", "p1"]
@@ -30,6 +32,9 @@ ApplicationId = Annotated[
         pattern=r"^[A-Z0-9_-]{3,16}\Z",
         extra={"form": "3 to 16 capital letters, digits, '_' or '-'"},
     ),
+]
+Fingerprint = Annotated[
+    str, Meta(pattern=r"^[0-9a-f]{64}\Z", extra={"form": "64 hex digits in lower case"})
 ]
 HourMinute = Annotated[
     str,
@@ -80,6 +85,28 @@ class Budget(msgspec.Struct, frozen=True):
     full_total_s: Annotated[float, span(1, 120, "steps 1 to 9 in full mode")] = 9.0
 
 
+class Mail(msgspec.Struct, frozen=True):
+    """How locked users are sent the link that unlocks them; without a host nobody is."""
+
+    host: Annotated[str, Meta(max_length=253, description="mail server; empty: none")] = ""
+    port: Annotated[int, span(1, 65_535, "of the mail server")] = 587
+    tls: Annotated[
+        Literal["starttls", "tls", "none"], says("none: to a mail server on this machine only")
+    ] = "starttls"
+    user: Annotated[str, Meta(max_length=254, description="at the mail server; empty: none")] = ""
+    password: Annotated[
+        str,
+        Meta(
+            pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]{0,63})?\Z",
+            extra={"form": 'a variable, as "env:NAME"'},
+            description="of that user, in the environment",
+        ),
+    ] = ""
+    sender: Annotated[str, Meta(max_length=254, description="address it comes from")] = ""
+    base_url: Annotated[Url, says("public address of this node, for the link")] = ""
+    link_s: Annotated[int, span(60, 86_400, "the link works so long")] = 1800
+
+
 class CipApplication(msgspec.Struct, frozen=True):
     """An application, made or overruled at the start."""
 
@@ -109,11 +136,18 @@ class CipApplication(msgspec.Struct, frozen=True):
     ] = ""
     csv_totals: Annotated[bool, says("a line of totals at the end of the CSV")] = False
     bank: Annotated[str, Meta(max_length=32, description="link of the bank, for source bank")] = ""
+    bank_inquiry: Annotated[
+        bool, says("the bank answers status inquiries (0600); else a time-out is reversed")
+    ] = True
     terminal: Annotated[
         str, Meta(max_length=8, description="its virtual terminal, for source dimo")
     ] = ""
     addresses: Annotated[
         tuple[str, ...], says("networks its machines may call from, CIDR; none: any")
+    ] = ()
+    certificates: Annotated[
+        tuple[Fingerprint, ...],
+        says("SHA-256 of the client certificates its machines may call with; none: any, or none"),
     ] = ()
 
 
@@ -142,6 +176,7 @@ class Cip(msgspec.Struct, frozen=True):
     auth: Annotated[Auth, says("passwords")] = Auth()
     session: Annotated[SessionTimes, says("sessions")] = SessionTimes()
     budget: Annotated[Budget, says("time budgets")] = Budget()
+    mail: Annotated[Mail, says("mail to locked users")] = Mail()
     application: Annotated[
         dict[ApplicationId, CipApplication], says("applications, by their ids")
     ] = {}
@@ -158,6 +193,11 @@ def findings(cip: Cip) -> Iterator[Finding]:
         if application.app_no >= 0:
             numbers[application.app_no] = name
         yield from application_findings(where, application)
+    mail = cip.mail
+    if mail.host and not (is_return_url(mail.base_url) and "@" in mail.sender):
+        yield ("cip", "mail", "base_url"), "and sender are needed with a host", ""
+    if mail.host and mail.tls == "none" and mail.host not in LOOPBACK:
+        yield ("cip", "mail", "tls"), "is needed to another machine", '"starttls" or "tls"'
     if cip.budget.source_s > cip.budget.full_total_s:
         yield ("cip", "budget", "source_s"), "is longer than full_total_s", "6.0 is usual"
 
@@ -197,7 +237,7 @@ def is_return_url(url: str) -> bool:
     """True for an address a browser or a message may be sent to: https, or http on loopback, which
     no browser of another machine can be led to."""
     parts = urlsplit(url)
-    local = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
+    local = parts.scheme == "http" and parts.hostname in LOOPBACK
     return (
         (parts.scheme == "https" or local)
         and bool(parts.hostname)
@@ -207,3 +247,12 @@ def is_return_url(url: str) -> bool:
         and url.isascii()
         and not any(character <= " " or character in "\\\"'<>;," for character in url)
     )
+
+
+def is_address(text: str) -> bool:
+    """True for what one mail can be sent to; nothing that could name a second one."""
+    local, at, domain = text.rpartition("@")
+    return bool(
+        local and at and "." in domain and len(text) <= 254 and text.isascii()
+        and not any(c <= " " or c in '<>()[],;:"\\@' for c in local + domain)
+    )  # fmt: skip

@@ -13,6 +13,7 @@ from switch.sections.forms import Finding, Url, says, span
 # Nothing of protocols.transfiya: a switch that plays no bank needs none of its libraries.
 
 BANKS_MAX = 64
+_RESERVED = frozenset(("v1", "v2"))  # of profiles, in names of work
 _LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
 _BASE = re.compile(r"/[a-z0-9/_-]{1,63}(?<!/)", re.ASCII)
 _HANDLE = re.compile(r"w[1-9A-HJ-NP-Za-km-z]{25,34}", re.ASCII)
@@ -185,6 +186,8 @@ def findings(section: Transfiya) -> Iterator[Finding]:
 
 
 def _bank_findings(where: tuple[str, ...], bank: Bank) -> Iterator[Finding]:
+    if bank.id in _RESERVED:
+        yield (*where, "id"), f"{bank.id} is a name of our own", "another one"
     if not _BASE.fullmatch(bank.mount):
         yield (*where, "base"), "is no path", "such as /transfiya/rojo"
     for key in ("network_url", "token_url"):

@@ -61,6 +61,7 @@ class DebitBank(msgspec.Struct, frozen=True):
         ),
     ]
     name: Annotated[Text, says("its name in the payment form")]
+    auth_url: Annotated[Url, says("its own service; empty: authentication.bank_url")] = ""
 
 
 DEBIT_BANKS = (
@@ -123,6 +124,25 @@ class Allow(msgspec.Struct, frozen=True):
     short_merchant_keys: Annotated[bool, says("merchant keys under 2048 bits")] = False
     kcc51: Annotated[bool, says("`troncal webpay kcc51`, for archives")] = False
     private: Annotated[bool, says("addresses of private networks, and plain HTTP to them")] = False
+
+
+class Authentication(msgspec.Struct, frozen=True):
+    """Who asks holders' banks who it is that pays. Without it no debit card is taken."""
+
+    bank_url: Annotated[Url, says("the service of all banks; empty: there is none")] = ""
+    bank_key: Annotated[
+        str,
+        Meta(
+            max_length=4096,
+            description="our key at it, as env:NAME or file:PATH; empty: it asks for none",
+        ),
+    ] = ""
+    bank_ca: Annotated[
+        str, Meta(max_length=4096, description="PEM file of further roots; empty: none")
+    ] = ""
+    bank_answer_ms: Annotated[
+        int, span(10, 25_000, "it answers within this, or it is an internal failure (U3)")
+    ] = 10_000
 
 
 class Direct(msgspec.Struct, frozen=True):
@@ -232,6 +252,7 @@ class Webpay(msgspec.Struct, frozen=True):
         Literal["none", "debit", "all"],
         says("whose holders authenticate at their bank; without, no debit is taken"),
     ] = "debit"
+    authentication: Annotated[Authentication, says("who asks holders' banks")] = Authentication()
     vci_not_tried: Annotated[
         str,
         Meta(
@@ -278,6 +299,7 @@ def findings(section: Webpay, shops: Mapping[str, WebpayShop]) -> Iterator[Findi
     banks = [bank.id for bank in section.debit_banks]
     if len(set(banks)) < len(banks):
         yield ("webpay", "debit_banks"), "names a bank twice", ""
+    yield from _authentication(section)
     if len(section.merchant) > MERCHANTS_MAX:
         yield ("webpay", "merchant"), f"more than {MERCHANTS_MAX}", ""
     for code, merchant in section.merchant.items():
@@ -295,6 +317,23 @@ def findings(section: Webpay, shops: Mapping[str, WebpayShop]) -> Iterator[Findi
                 yield ("webpay_shop", code, key), "is not an address", hint
         if shop.closing != "store" and not _is_url(shop.closing):
             yield ("webpay_shop", code, "closing"), "is not an address", '"store", or a URL'
+
+
+def _authentication(section: Webpay) -> Iterator[Finding]:
+    """Passwords of holders go to known services only, over TLS unless on this machine."""
+    given = section.authentication
+    where = ("webpay", "authentication")
+    if given.bank_key and not _SECRET.fullmatch(given.bank_key):
+        yield (*where, "bank_key"), "is no secret's place", "env:NAME or file:PATH"
+    if section.holder_auth == "all" and section.merchant and not given.bank_url:
+        yield (*where, "bank_url"), "is missing", "holder_auth is all: who asks the banks?"
+    urls: list[tuple[tuple[str, ...], str]] = [((*where, "bank_url"), given.bank_url)]
+    urls += [(("webpay", "debit_banks"), bank.auth_url) for bank in section.debit_banks]
+    for key, url in urls:
+        if url and not _is_url(url):
+            yield key, f"{url!r} is not an address", "https, a host, a path"
+        elif url and urlsplit(url).scheme != "https" and not section.allow.private:
+            yield key, "is not HTTPS", "webpay.allow.private = true where it is meant"
 
 
 def _addresses(where: tuple[str, ...], m: Merchant, private: bool) -> Iterator[Finding]:

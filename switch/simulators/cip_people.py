@@ -16,6 +16,8 @@ CARD: Final = {
 }  # fmt: skip
 CALL_S: Final = 30.0
 TRIES: Final = 20
+AGAIN_S: Final = 0.5
+MODEL_S: Final = 60.0
 _CODE: Final = re.compile(r"[0-9A-Z]{4}-[0-9A-Z]{4}-[0-9A-Z]{4}")
 
 
@@ -33,8 +35,9 @@ class Customer:
     """One person with a browser of his own.
 
     Attributes:
-        machine_s: time spent waiting for pages, so without the person's own.
-        busy: how often the service said it was occupied, and he tried again.
+        machine_s: time spent waiting for pages, so without the person's own; with the pauses
+            before trying again, where the service was occupied.
+        busy: how often it was.
     """
 
     def __init__(self, cip_url: str, user: str, password: str) -> None:
@@ -89,7 +92,8 @@ class Customer:
             if self.page.status_code != 503:
                 break
             self.busy += 1
-            await trio.sleep(0.5)
+            self.machine_s += AGAIN_S
+            await trio.sleep(AGAIN_S)
         if self.page.status_code != 200:
             raise Astray(f"login: {self.page.status_code}")
 
@@ -123,3 +127,63 @@ class Customer:
             raise Astray(f"no form to {action}: {self.page.status_code}")
         found = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', form[1])
         return {name: unescape(value) for name, value in found}
+
+
+_ROW: Final = re.compile(r'data-payment="(pay_[0-9A-Z]{26})".*?class="status-CONFIRMED"', re.DOTALL)
+
+
+class DeskUser:
+    """Somebody at the service desk who looks again and again.
+
+    Attributes:
+        view, listed: when each payment was first seen CONFIRMED in the web view and in the CSV,
+            Unix time in nanoseconds.
+    """
+
+    def __init__(self, cip_url: str, application: str, user: str, password: str) -> None:
+        self._credentials = {"application_id": application, "user_id": user, "password": password}
+        self._client = httpx.AsyncClient(
+            base_url=cip_url, timeout=CALL_S, trust_env=False, verify=_tls()
+        )
+        self.view: dict[str, int] = {}
+        self.listed: dict[str, int] = {}
+
+    async def __aenter__(self) -> "DeskUser":
+        await self._client.__aenter__()
+        page = await self._client.get("/cip/desk/")
+        token = re.findall(r'name="csrf" value="(\w+)"', page.text)
+        for _ in range(TRIES):
+            answer = await self._client.post(
+                "/cip/desk/login", data={**self._credentials, "csrf": token[0]}
+            )
+            if answer.status_code == 303:
+                break
+            await trio.sleep(AGAIN_S)
+        with trio.move_on_after(MODEL_S):  # a new node's read model may still be in the making
+            while (await self._client.get("/cip/desk/")).status_code != 200:  # noqa: ASYNC110
+                await trio.sleep(AGAIN_S)
+            return self
+        raise Astray(f"desk: {answer.status_code}, or no read model")
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._client.__aexit__(*error)
+
+    async def look(self) -> None:
+        """The first page of the view, and the CSV of what is confirmed."""
+        page = await self._client.get("/cip/desk/", params={"status": "CONFIRMED"})
+        now_ns = time.time_ns()
+        for row in page.text.split("<tr ")[1:]:
+            found = _ROW.match(row)
+            if found is not None:
+                self.view.setdefault(found[1], now_ns)
+        listed = await self._client.get("/cip/desk/payments.csv", params={"status": "CONFIRMED"})
+        now_ns = time.time_ns()
+        for line in listed.text.splitlines():
+            if line.startswith("pay_"):
+                self.listed.setdefault(line[:30], now_ns)
+
+    async def watch(self, every_s: float) -> None:
+        """Look until cancelled."""
+        while True:
+            await self.look()
+            await trio.sleep(every_s)

@@ -115,7 +115,9 @@ class SofSite:
             ]
         )
         async with self._client:
-            await serve_http(app, listener, stop=stop or trio.Event(), task_status=task_status)
+            await serve_http(
+                app, listener, stop=trio.Event() if stop is None else stop, task_status=task_status
+            )
 
     # ---- what it asks of CIP
 

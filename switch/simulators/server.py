@@ -7,6 +7,7 @@ accepted until it comes back, with its memory as it was: as a host that restarts
 
 import contextlib
 import random
+import ssl
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -39,13 +40,19 @@ Converse = Callable[[Outlet, bool], Conversation]
 class Server:
     """Listens at one address, or keeps one connection to another; with absences.
 
+    Args:
+        tls: of those who connect; None: plain TCP.
+
     Attributes:
         address: where it listens, once `run` has started.
         connections: open now. accepted: so far.
     """
 
-    def __init__(self, converse: Converse, *, seed: int = 1) -> None:
+    def __init__(
+        self, converse: Converse, *, seed: int = 1, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._converse = converse
+        self._tls = tls
         self._chance = random.Random(f"{seed} bytes")
         self._away = trio.Event()
         self._away_s = 0.0
@@ -76,7 +83,11 @@ class Server:
                 task_status.started(self.address)
                 started = True
             with trio.CancelScope() as self._life:
-                await trio.serve_listeners(self._accept, listeners)
+                if self._tls is None:
+                    await trio.serve_listeners(self._accept, listeners)
+                else:
+                    secured = [trio.SSLListener(one, self._tls) for one in listeners]
+                    await trio.serve_listeners(self._accept, secured)
             await trio.sleep(self._away_s)
 
     async def dial(self, host: str, port: int, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:

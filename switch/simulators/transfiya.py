@@ -7,6 +7,7 @@ bank's code.
 
 import base64
 import hashlib
+import math
 import random
 import re
 from collections import Counter, deque
@@ -31,6 +32,7 @@ from protocols.transfiya import (
     to_minor,
 )
 from protocols.transfiya.times import instant_ns, label_text, zone_of
+from switch.web.wire import PooledTransport
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -43,6 +45,10 @@ BANK_CALL_S: Final = 10.0
 BANK_TRIES: Final = 4
 BANK_PAUSE_S_MAX: Final = 5.0
 LOG_MAX: Final = 100_000
+SWAP_S: Final = 5.0
+CONNECTIONS_MAX: Final = 256
+KEPT_S: Final = 10.0
+ANSWER_BYTES_MAX: Final = 1 << 20
 DOMAIN: Final = "tin"
 ZONE: Final = zone_of("-05:00")
 _TX_CHARS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
@@ -62,7 +68,11 @@ class Fault:
             forbidden (all tokens are worth nothing more), expired (prove: the IOU counts as
             expired), amount (create: written as `value`), bare (create: without a snapshot),
             duplicate (our call goes out twice, the second after `value` seconds), other (a second
-            one with another amount).
+            one with another amount), swap (our call waits until another one to that bank has gone
+            out, at most `value` seconds), mark (our call tells `value` as the status), stop (the
+            transfer is given up before our call), undo (the same after its answer), restart (the
+            network is away for `value` seconds, and has forgotten its tokens).
+        after_s: not before the network has run so long.
     """
 
     endpoint: str
@@ -71,6 +81,7 @@ class Fault:
     skip: int = 0
     value: Any = None
     tx_ref: str = ""
+    after_s: float = 0.0
 
 
 class Dropped(Exception):
@@ -90,6 +101,7 @@ class BankEntry:
     api_key: str = field(default="", repr=False)
     own_client_id: str = field(default="", repr=False)
     own_client_secret: str = field(default="", repr=False)
+    own_api_key: str = field(default="", repr=False)
     token: str = field(default="", repr=False)
     token_until_s: float = 0.0
     synchronous: bool = False
@@ -175,11 +187,14 @@ class Network:
         self.signers: dict[str, str] = {}  # handle → bank
         self.wallets: dict[str, Wallet] = {}
         self.actions: dict[str, dict[str, Any]] = {}
+        self._of_transfer: dict[str, list[dict[str, Any]]] = {}
+        self._completed_ns: dict[str, int] = {}
         self.ious: dict[str, str] = {}  # action → hash of the accepted one
         self.transfers: dict[str, Transfer] = {}
         self.balances: Counter[str] = Counter()
         self.faults: list[Fault] = []
         self.calls: Counter[str] = Counter()
+        self.struck: Counter[str] = Counter()
         self.breaches: list[str] = []
         self.tokens: dict[str, tuple[str, float]] = {}
         self.nonces: set[str] = set()
@@ -199,6 +214,11 @@ class Network:
         self.answer_s = ANSWER_S
         self.deny_source: Callable[[Transfer], bool] = lambda transfer: False
         self.token_s = 3600
+        self._began_s = -math.inf
+        self._away_until_s = -math.inf
+        self._called: dict[str, trio.Event] = {}  # by bank: set when the next call has gone out
+        self._driving = 0
+        self._idle = trio.Event()
 
     # ---- set-up
 
@@ -216,6 +236,7 @@ class Network:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                self._began_s = trio.current_time()
                 task_status.started()
                 await trio.sleep_forever()
         finally:
@@ -252,10 +273,14 @@ class Network:
         minor = to_minor(amount, self._exponent)
         transfer = Transfer(tx_ref, kind, source, target, amount, minor, main)
         self.transfers[tx_ref] = transfer
-        self.actions[main["action_id"]] = main
+        self._keep(main)
         assert self._nursery is not None, "run() drives transfers"
         self._nursery.start_soon(self._drive, transfer)
         return transfer
+
+    def _keep(self, action: dict[str, Any]) -> None:
+        self.actions[action["action_id"]] = action
+        self._of_transfer.setdefault(action["labels"]["tx_ref"], []).append(action)
 
     def _side(self, name: str) -> dict[str, Any]:
         wallet = self.wallets.get(name)
@@ -284,7 +309,23 @@ class Network:
             raise _Failure(106 if side == "source" else 107, f"no bank for {side}")
         return self.banks[bank]
 
+    async def settled(self) -> None:
+        """Wait until no transfer is driven any more."""
+        while self._driving:
+            self._idle = trio.Event()
+            await self._idle.wait()
+
     async def _drive(self, transfer: Transfer) -> None:
+        self._driving += 1
+        try:
+            await self._bring(transfer)
+        finally:
+            self._driving -= 1
+            if not self._driving:
+                self._idle.set()
+
+    async def _bring(self, transfer: Transfer) -> None:
+        """Take a transfer to its end, and tell both banks."""
         try:
             if transfer.kind == "REQUEST" and not await self._resolve(transfer, "source"):
                 self._end(transfer, "REJECTED")
@@ -362,9 +403,8 @@ class Network:
     def _told(self, transfer: Transfer) -> dict[str, Any]:
         """The record that a bank is called with."""
         if transfer.reversing and self.reversal_form == "reject":
-            for action in self.actions.values():
-                labels = action["labels"]
-                if labels["tx_ref"] == transfer.tx_ref and labels["type"] == "REJECT":
+            for action in self._of_transfer[transfer.tx_ref]:
+                if action["labels"]["type"] == "REJECT":
                     return action
         return transfer.main
 
@@ -376,9 +416,9 @@ class Network:
     def _action_of(
         self, transfer: Transfer, kind: str, user: str, status: str = ""
     ) -> dict[str, Any] | None:
-        for action in self.actions.values():
+        for action in self._of_transfer.get(transfer.tx_ref, ()):
             labels = action["labels"]
-            if labels["tx_ref"] != transfer.tx_ref or labels["type"] != kind:
+            if labels["type"] != kind:
                 continue
             parties = (action["source"], action["target"])
             if user in parties and status in ("", labels["status"]):
@@ -407,9 +447,9 @@ class Network:
         if done and self._action_of(transfer, "DOWNLOAD", target, "COMPLETED"):
             transfer.ended.set()
             return
-        for action in self.actions.values():
+        for action in self._of_transfer[transfer.tx_ref]:
             labels = action["labels"]
-            if labels["tx_ref"] == transfer.tx_ref and labels["status"] == "PENDING":
+            if labels["status"] == "PENDING":
                 labels.update(status="ERROR" if labels["type"] in _CREATED_TYPES else "REJECTED")
         try:
             if done:
@@ -438,7 +478,7 @@ class Network:
                 "symbol": transfer.main["snapshot"]["symbol"],
             },
         }  # fmt: skip
-        self.actions[action["action_id"]] = action
+        self._keep(action)
         return action
 
     async def _tell(self, transfer: Transfer) -> None:
@@ -456,7 +496,8 @@ class Network:
         self, bank: BankEntry, endpoint: str, value: dict[str, Any], transfer: Transfer
     ) -> Any:
         """Call a bank, a few times where it does not answer; returns its good answer."""
-        for fault in self._take(endpoint, transfer.tx_ref):
+        due = self._take(endpoint, transfer.tx_ref)
+        for fault in due:
             if fault.kind in ("duplicate", "other"):
                 copy = decode(encode(value))  # as it is now: the record itself goes on changing
                 if fault.kind == "other":
@@ -465,8 +506,21 @@ class Network:
                 self._nursery.start_soon(self._later, bank, endpoint, copy, fault.value or 0.0)
             elif fault.kind == "delay":
                 await trio.sleep(fault.value)
+            elif fault.kind == "swap":
+                with trio.move_on_after(fault.value or SWAP_S):
+                    await self._called.setdefault(bank.id, trio.Event()).wait()
+            elif fault.kind == "mark":
+                value = {**value, "labels": {**value["labels"], "status": fault.value}}
+            elif fault.kind == "stop":
+                raise _Failure(123, "given up")
             elif fault.kind == "lose":
                 await self._call(bank, endpoint, value)  # its answer is not heard
+        answer = await self._answered(bank, endpoint, value)
+        if any(fault.kind == "undo" for fault in due):
+            raise _Failure(123, "given up")
+        return answer
+
+    async def _answered(self, bank: BankEntry, endpoint: str, value: dict[str, Any]) -> Any:
         for attempt in range(self.bank_tries):
             if attempt:
                 await trio.sleep(min(1.0 * attempt, BANK_PAUSE_S_MAX))
@@ -496,9 +550,13 @@ class Network:
     async def _call(self, bank: BankEntry, endpoint: str, value: Any) -> tuple[int, Any]:
         client = self._clients.get(bank.id)
         if client is None:
-            client = self._clients[bank.id] = httpx.AsyncClient(
-                transport=self._transports.get(bank.id), timeout=BANK_CALL_S
+            wire = self._transports.get(bank.id) or PooledTransport(
+                connections_max=CONNECTIONS_MAX, idle_s=KEPT_S, body_bytes_max=ANSWER_BYTES_MAX
             )
+            client = self._clients[bank.id] = httpx.AsyncClient(
+                transport=wire, timeout=BANK_CALL_S, headers={"accept-encoding": "identity"}
+            )
+        self._called.pop(bank.id, trio.Event()).set()
         for again in (False, True):
             try:
                 with trio.fail_after(BANK_CALL_S):
@@ -525,7 +583,7 @@ class Network:
     async def _headers(self, client: httpx.AsyncClient, bank: BankEntry) -> dict[str, str]:
         headers = {"content-type": "application/json"}
         if "api_key" in bank.auth:
-            headers["x-api-key"] = bank.own_client_secret
+            headers["x-api-key"] = bank.own_api_key or bank.own_client_secret
         if "oauth2" in bank.auth:
             if not bank.token or trio.current_time() > bank.token_until_s:
                 form = {
@@ -560,9 +618,12 @@ class Network:
         for fault in list(self.faults):
             if fault.endpoint not in (endpoint, "*") or (fault.tx_ref and fault.tx_ref != tx_ref):
                 continue
+            if trio.current_time() < self._began_s + fault.after_s:
+                continue
             if fault.skip > 0:
                 fault.skip -= 1
                 continue
+            self.struck[f"{endpoint}:{fault.kind}"] += 1
             fault.count -= 1
             if fault.count <= 0:
                 self.faults.remove(fault)
@@ -596,6 +657,8 @@ class Network:
         parts = [unquote(part) for part in path.strip("/").split("/")]
         query = {k: v[0] for k, v in parse_qs(scope["query_string"].decode()).items()}
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        if trio.current_time() < self._away_until_s:
+            raise Dropped
         if parts == ["oauth", "token"]:
             return await self._token(body, headers)
         name, handler = self._route(scope["method"], parts)
@@ -614,6 +677,10 @@ class Network:
                 return 400, error_body(fault.value, "as the fault wishes"), []
             elif fault.kind == "forbidden":
                 self.tokens.clear()
+            elif fault.kind == "restart":
+                self.tokens.clear()
+                self._away_until_s = trio.current_time() + fault.value
+                raise Dropped
         bank = self._who(headers)
         if bank is None:
             return 403, {"message": "Forbidden"}, []
@@ -728,9 +795,8 @@ class Network:
         self._check_parties(bank, kind, value, transfer)
         same = [
             one
-            for one in self.actions.values()
-            if one["labels"]["tx_ref"] == tx_ref
-            and one["labels"]["type"] == kind
+            for one in self._of_transfer[transfer.tx_ref]
+            if one["labels"]["type"] == kind
             and one["source"] == value["source"]
             and one["target"] == value["target"]
         ]
@@ -745,7 +811,7 @@ class Network:
         for fault in due:
             if fault.kind == "amount":
                 action["amount"] = fault.value
-        self.actions[action["action_id"]] = action
+        self._keep(action)
         bare = any(fault.kind == "bare" for fault in due)
         return {k: v for k, v in action.items() if k != "snapshot"} if bare else action
 
@@ -776,11 +842,7 @@ class Network:
             raise self._breach(109, f"{kind}: another amount or symbol")
 
     def _find(self, _bank: Any, _parts: Any, query: dict[str, str], *_: Any) -> Any:
-        found = [
-            action
-            for action in self.actions.values()
-            if action["labels"]["tx_ref"] == query.get("labels.tx_ref")
-        ]
+        found = self._of_transfer.get(query.get("labels.tx_ref", ""), [])
         return {"entities": found, "pagination": {"total": len(found)}}
 
     def _one(self, action_id: str) -> dict[str, Any]:
@@ -823,6 +885,7 @@ class Network:
             self._wake(action)
             return action
         self._book(action, iou["data"])
+        self._completed_ns[action["action_id"]] = self._now_ns()
         self.ious[action["action_id"]] = iou["hash"]["value"]
         # Not the IOU's own: banks must not compare the two.
         labels.update(
@@ -901,10 +964,9 @@ class Network:
 
     def _has_proof(self, transfer: Transfer, bank: BankEntry) -> bool:
         return any(
-            action["labels"]["tx_ref"] == transfer.tx_ref
-            and action["labels"]["status"] == "COMPLETED"
+            action["labels"]["status"] == "COMPLETED"
             and bank.signer in (action["source"], action["target"])
-            for action in self.actions.values()
+            for action in self._of_transfer[transfer.tx_ref]
         )
 
     def _continue(self, bank: Any, parts: list[str], _query: Any, value: Any, _due: Any) -> Any:
@@ -938,17 +1000,24 @@ class Network:
     # ---- the end of the day
 
     def _conciliation(self, _bank: Any, _parts: Any, query: dict[str, str], *_: Any) -> Any:
-        return {"text": self.conciliation(query.get("bankId", ""))}
+        try:
+            from_ns = instant_ns(query["startDate"]) if "startDate" in query else 0
+            until_ns = instant_ns(query["endDate"]) if "endDate" in query else 1 << 63
+        except ValueError:
+            raise self._breach(118, "conciliation: dates") from None
+        return {"text": self.conciliation(query.get("bankId", ""), from_ns, until_ns)}
 
-    def conciliation(self, bank: str) -> str:
+    def conciliation(self, bank: str, from_ns: int = 0, until_ns: int = 1 << 63) -> str:
         """Completed actions of a bank, one per line: id, reference, type, amount, tx_id."""
         lines = []
         for action in self.actions.values():
             labels = action["labels"]
             settlement = self.banks[bank].signer if bank in self.banks else ""
-            if labels["status"] == "COMPLETED" and settlement in (
-                action["source"], action["target"],
-            ):  # fmt: skip
+            if (
+                labels["status"] == "COMPLETED"
+                and settlement in (action["source"], action["target"])
+                and from_ns <= self._completed_ns[action["action_id"]] < until_ns
+            ):
                 lines.append(
                     f"{action['action_id']};{labels['tx_ref']};{labels['type']};"
                     f"{action['amount']};{labels.get('tx_id', '')}"

@@ -36,6 +36,7 @@ KIT_PATH: Final = "/cgi-bin/tbk_bp_resultado.cgi"
 CLOSING_PATH: Final = "/xt_compra"
 STATIC: Final = Path(edge.__file__).parent / "static" / "webpay"
 TEMPLATES: Final = Path(edge.__file__).parent / "templates" / "webpay_shop"
+FIXED: Final = ("TBK_NUMERO_CUOTAS", "TBK_MONTO_CUOTA")
 GOODS: Final = (
     ("yerba", "Yerba mate, 1 kg", 5_900),
     ("termo", "Termo de acero, 1 litro", 24_900),
@@ -128,6 +129,7 @@ class WebpayMerchant:
         acquirer_url: where a browser brings a payment request, `…/bp_revision.cgi`.
         other_kit: seals with a key Webpay does not know, for `other_key`.
         clock: seconds, monotonic; also asked from worker threads.
+        fixed: count and amount of the instalments that the shop fixes; None: the holder chooses.
 
     Attributes:
         seen: every notification, in order.
@@ -144,6 +146,7 @@ class WebpayMerchant:
         clock: Callable[[], float] = time.monotonic,
         site_url: str = "",
         tls: Any = None,
+        fixed: tuple[int, int] | None = None,
     ) -> None:
         self.kit = kit
         self.orders = orders
@@ -156,6 +159,7 @@ class WebpayMerchant:
         self._other_kit = other_kit
         self._clock = clock
         self._tls = tls
+        self._fixed = {} if fixed is None else dict(zip(FIXED, map(str, fixed), strict=True))
         self._old_acks: list[bytes] = []
         self._listening: trio.CancelScope | None = None
         self._back = trio.Event()
@@ -362,7 +366,7 @@ class WebpayMerchant:
         return await trio.to_thread.run_sync(
             partial(
                 self.kit.start_order, self.orders, number, success=f"{self.site_url}/exito",
-                failure=f"{self.site_url}/fracaso", other=other,
+                failure=f"{self.site_url}/fracaso", other={**self._fixed, **other},
             )
         )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import html
 import re
+import ssl
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -33,19 +34,18 @@ class Holder:
 
     Args:
         url: of the acquirer.
-        client: of HTTP, where many holders share its connections; else one of its own.
+        timeout_s: a page that takes longer is none.
 
     Attributes:
         pages_s: how long each page took.
     """
 
-    def __init__(
-        self, url: str, merchant: Merchant, client: httpx.AsyncClient | None = None
-    ) -> None:
+    def __init__(self, url: str, merchant: Merchant, timeout_s: float = ANSWER_S) -> None:
         self._url = url
         self._merchant = merchant
-        self._client = client or httpx.AsyncClient(timeout=ANSWER_S)
-        self._own = client is None
+        # Without roots, which take longer to read than a payment: holders come by plain HTTP.
+        plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._client = httpx.AsyncClient(timeout=timeout_s, verify=plain)
         self._cookies: dict[str, str] = {}
         self.pages_s: list[float] = []
 
@@ -58,8 +58,7 @@ class Holder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._own:
-            await self._client.aclose()
+        await self._client.aclose()
 
     async def pay(self, order: str, fields: Mapping[str, str]) -> str:
         """Bring an order to Webpay, pay it, and wait; returns the final page.
@@ -67,12 +66,22 @@ class Holder:
         Raises:
             HolderError: a page did not come as it must.
         """
+        return await self.end(await self.submit(await self.arrive(order), fields))
+
+    async def arrive(self, order: str) -> httpx.Response:
+        """Bring an order to Webpay; returns the payment form. Raises: HolderError."""
         form = await self._merchant.payment(order)
         entry = await self._request("POST", "/filtroUnificado/bp_revision.cgi", dict(form.fields))
-        page = await self._follow(entry)
+        return await self._follow(entry)
+
+    async def submit(self, page: httpx.Response, fields: Mapping[str, str]) -> httpx.Response:
+        """Fill in the form of a page; returns the page it leads to. Raises: HolderError."""
         nonce = hidden(page.text).get("nonce", "")
         answer = await self._request("POST", page.url.path, {"nonce": nonce, **fields})
-        page = await self._follow(answer)
+        return await self._follow(answer)
+
+    async def end(self, page: httpx.Response) -> str:
+        """Wait until it is decided; returns the final page. Raises: HolderError."""
         while page.url.path.startswith(WAITING):
             await trio.sleep(POLL_S)
             page = await self._follow(await self._request("GET", page.url.path))

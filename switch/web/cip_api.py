@@ -19,7 +19,7 @@ from protocols.cip.transaction import FieldFault, fits, unflatten
 from protocols.messages import AMOUNT_MAX
 from switch.web.cip_common import Service, api_answer, api_error, request_id
 from switch.web.cip_openapi import document
-from switch.web.requests import address_of
+from switch.web.requests import address_of, certificate_of
 
 BODY_BYTES_MAX: Final = 64 << 10
 CLIENT_REF: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -194,7 +194,7 @@ class _Api:
         _mode(application, "partial")
         if "p1" not in application.variants:
             raise ApiError("not_allowed", 403)
-        self._check_address(request, application)
+        self._check_origin(request, application)
         context, faults = self._context(application, body)
         if faults:
             raise ApiError("invalid_fields", 422, faults)
@@ -240,6 +240,7 @@ class _Api:
         session = flow.sessions.get(request.path_params["session"])
         application = None if session is None else flow.book.application(session.application)
         head = await self._check_headers(request, application, KIND_QUERY)
+        self._check_origin(request, application)
         assert session is not None, "a signature is only right for a known session"
 
         def look(step: Any) -> Any:
@@ -282,7 +283,7 @@ class _Api:
                 application_id, user_id, password, address_of(request)
             )
             application = self._flow.book.application(application_id)
-        self._check_address(request, application)
+        self._check_origin(request, application)
         return application, user
 
     async def _check_headers(self, request: Request, application: Any, kind: str) -> dict[str, Any]:
@@ -337,8 +338,11 @@ class _Api:
             self._flow.counts.refuse("replay")
             raise self._service.refusal("authentication_failed", 401)
 
-    def _check_address(self, request: Request, application: Any) -> None:
-        """Some applications call from known networks only."""
+    def _check_origin(self, request: Request, application: Any) -> None:
+        """Some applications call with known certificates only, or from known networks."""
+        known = application.certificates
+        if known and certificate_of(request) not in known:
+            raise ApiError("authentication_failed", 401)
         if not application.addresses:
             return
         try:

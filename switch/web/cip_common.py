@@ -44,6 +44,7 @@ REASON_TEXT: Final = {
     "technical": "No se pudo procesar el pago.",
     "expired": "La sesión venció antes de pagar.",
 }
+KIND_TEXT: Final = {"payment": "Pagos", "void": "Anulaciones", "refund": "Devoluciones"}
 FAULT_TEXT: Final = {
     "required": "Complete este dato.",
     "invalid": "Revise este dato: no tiene la forma esperada.",
@@ -93,7 +94,11 @@ class Pages:
         )  # fmt: skip
         self._environment.filters["utc"] = utc
         self._environment.globals.update(
-            money=money, status_text=STATUS_TEXT, reason_text=REASON_TEXT, fault_text=FAULT_TEXT
+            money=money,
+            status_text=STATUS_TEXT,
+            reason_text=REASON_TEXT,
+            fault_text=FAULT_TEXT,
+            kind_text=KIND_TEXT,
         )
 
     def page(

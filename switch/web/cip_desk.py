@@ -1,6 +1,7 @@
 """The service desk: payments in real time, as pages and as CSV, and acts of two persons.
 
-View and CSV ask the same question of the read model, so the same filter gives the same rows. Every
+View and CSV ask the same question of the read model, so the same filter gives the same rows; what
+has changed since the model was written is laid over it, so both show what is durable now. Every
 view of personal data is written to the audit trail before it is shown.
 """
 
@@ -18,6 +19,7 @@ from starlette.routing import Route
 from protocols.cip import shown_code
 from protocols.cip.records import COLUMNS, csv_lines
 from switch.journal import cip_queries as queries
+from switch.journal.projections.cip import payment_row
 from switch.web.cip_common import (
     CSRF_FIELD,
     STATUS_TEXT,
@@ -39,17 +41,22 @@ KINDS: Final = ("clerk", "approver", "auditor", "admin")
 MAY_REQUEST: Final = ("clerk", "approver")
 MAY_APPROVE: Final = ("approver",)
 QUERIES_MAX: Final = 4
+YEARS_SHOWN: Final = 5
+PAGES_MAX: Final = 1000
+FRESH_PER_PAUSE: Final = 64
+PIECE_BYTES: Final = 32_768
 
 
 def routes(service: Service, pages: Pages) -> list[Route]:
     """Every page of the service desk."""
-    desk = _Desk(service, pages)
+    desk = Desk(service, pages)
     return [
-        Route("/cip/desk/", desk.answered(desk.list), methods=["GET"]),
+        Route("/cip/desk/", desk.answered(desk.payments), methods=["GET"]),
         Route("/cip/desk/login", desk.answered(desk.login), methods=["POST"]),
         Route("/cip/desk/exit", desk.answered(desk.leave), methods=["POST"]),
         Route("/cip/desk/payments.csv", desk.answered(desk.csv), methods=["GET"]),
         Route("/cip/desk/reports", desk.answered(desk.reports), methods=["GET"]),
+        Route("/cip/desk/reports/year/{year:int}", desk.answered(desk.year), methods=["GET"]),
         Route("/cip/desk/reports/{run}.csv", desk.answered(desk.report), methods=["GET"]),
         Route("/cip/desk/times", desk.answered(desk.times), methods=["GET"]),
         Route("/cip/desk/pending", desk.answered(desk.requests), methods=["GET"]),
@@ -64,14 +71,21 @@ def routes(service: Service, pages: Pages) -> list[Route]:
     ]  # fmt: skip
 
 
-class _Desk:
+class Desk:
+    """The desk's pages, and what those of its administration share with them."""
+
     def __init__(self, service: Service, pages: Pages) -> None:
         self._service = service
         self._flow = service.flow
         self._pages = pages
         self._limiter = trio.CapacityLimiter(QUERIES_MAX)
 
-    def answered(self, handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
+    def answered(
+        self, handler: Callable[[Request], Any], texts: Mapping[str, str] | None = None
+    ) -> Callable[[Request], Any]:
+        """Turn refusals into pages; `texts`: what to say by the word of the refusal."""
+        texts = _REFUSED if texts is None else texts
+
         async def page(request: Request) -> Response:
             try:
                 answer: Response = await handler(request)
@@ -91,7 +105,7 @@ class _Desk:
             except self._service.refusal as error:
                 return error_page(
                     self._pages, request, error.status, link="/cip/desk/", label="Ir a la mesa",
-                    text=_REFUSED.get(error.code, ""),
+                    text=texts.get(error.code, ""),
                 )  # fmt: skip
             except self._service.full:
                 return error_page(self._pages, request, 503)
@@ -111,7 +125,7 @@ class _Desk:
 
     async def login(self, request: Request) -> Response:
         secret = secret_of(request, desk_cookie_name(request))
-        typed = await self._typed(request, secret)
+        typed = await self.typed(request, secret)
         entered_ns = self._service.now_ns()
         try:
             user = await self._service.auth.person(
@@ -138,8 +152,8 @@ class _Desk:
         return answer
 
     async def leave(self, request: Request) -> Response:
-        session, secret = await self._session(request)
-        await self._typed(request, secret)
+        session, secret = await self.session(request)
+        await self.typed(request, secret)
         await self._service.perform(lambda step: self._close(step, session.id))
         answer = redirect(request, "/cip/desk/")
         drop_cookie(answer, request, desk_cookie_name(request))
@@ -150,7 +164,7 @@ class _Desk:
         if session is not None:
             self._flow.sessions.close(step, session)
 
-    async def _session(self, request: Request) -> tuple[Any, str]:
+    async def session(self, request: Request) -> tuple[Any, str]:
         """The desk session of the browser, its user's role as it is now.
 
         Raises:
@@ -170,14 +184,14 @@ class _Desk:
             raise PageError(410)
         return session, secret
 
-    async def _typed(self, request: Request, secret: str) -> dict[str, str]:
+    async def typed(self, request: Request, secret: str) -> dict[str, str]:
         typed = form_fields(await request.body(), request.headers.get("content-type", ""))
         if not self._pages.is_own(request, secret, typed.pop(CSRF_FIELD, "")):
             self._flow.counts.refuse("csrf")
             raise PageError(403)
         return typed
 
-    async def _seen(self, session: Any, what: str, subject: str) -> None:
+    async def seen(self, session: Any, what: str, subject: str) -> None:
         """Somebody looks at payers' data: written before it is shown."""
 
         def note(step: Any) -> None:
@@ -190,19 +204,21 @@ class _Desk:
 
     # ---- looking
 
-    async def list(self, request: Request) -> Response:
+    async def payments(self, request: Request) -> Response:
         try:
-            session, secret = await self._session(request)
+            session, secret = await self.session(request)
         except PageError:
             return self._login_page(request)
         filters = _filters(request)
-        page = min(_number(request.query_params.get("page", "")), 1000)
-        await self._seen(session, "cip_view", urlencode(filters))
+        page = page_number(request)
+        fresh = await self._fresh(session)
+        await self.seen(session, "cip_view", urlencode(filters))
         application = self._flow.book.application(session.application)
         zone = self._service.zone(application)
-        rows, totals = await self._ask_model(
-            queries.payments, application.id, zone, filters, offset=page * queries.PAGE_ROWS
-        )
+        rows, totals = await self.ask_model(
+            queries.payments, application.id, zone, filters, offset=page * queries.PAGE_ROWS,
+            fresh=fresh,
+        )  # fmt: skip
         values = {
             "csrf": self._pages.token(secret), "user": session.user, "role": session.user_kind,
             "application": application, "rows": rows, "totals": totals, "filters": filters,
@@ -214,13 +230,14 @@ class _Desk:
         return self._pages.page(request, "desk.html", values)
 
     async def csv(self, request: Request) -> Response:
-        session, _ = await self._session(request)
+        session, _ = await self.session(request)
         filters = _filters(request)
-        await self._seen(session, "cip_csv", urlencode(filters))
+        fresh = await self._fresh(session)
+        await self.seen(session, "cip_csv", urlencode(filters))
         application = self._flow.book.application(session.application)
         zone = self._service.zone(application)
-        rows, totals = await self._ask_model(
-            queries.payments, application.id, zone, filters, limit=queries.ROWS_MAX
+        rows, totals = await self.ask_model(
+            queries.payments, application.id, zone, filters, limit=queries.ROWS_MAX, fresh=fresh
         )
         fields = tuple(rule.name for rule in application.fields if rule.is_custom)
         lines = csv_lines(
@@ -228,15 +245,15 @@ class _Desk:
             (queries.csv_row(row, zone, fields) for row in rows),
             queries.csv_totals(totals, fields) if application.csv_totals else None,
         )
-        answer = StreamingResponse(_pieces(lines), media_type="text/csv; charset=utf-8")
+        answer = StreamingResponse(_Pieces(lines), media_type="text/csv; charset=utf-8")
         secure_headers(answer, request)
         answer.headers["content-disposition"] = 'attachment; filename="payments.csv"'
         return answer
 
     async def show(self, request: Request) -> Response:
-        session, secret = await self._session(request)
+        session, secret = await self.session(request)
         payment = self._payment(request, session)
-        await self._seen(session, "cip_view", payment.id)
+        await self.seen(session, "cip_view", payment.id)
         application = self._flow.book.application(session.application)
         currency = payment.currency
         number = next((e.number for e in payment.events if e.what == "payment"), 0)
@@ -254,11 +271,11 @@ class _Desk:
         return self._pages.page(request, "desk_payment.html", values)
 
     async def requests(self, request: Request) -> Response:
-        session, secret = await self._session(request)
-        found = await self._ask_model(
+        session, secret = await self.session(request)
+        found = await self.ask_model(
             lambda path: queries.adjustments(path, session.application, "REQUESTED")
         )
-        await self._seen(session, "cip_view", "requests")
+        await self.seen(session, "cip_view", "requests")
         values = {
             "csrf": self._pages.token(secret), "rows": found, "user": session.user,
             "may_approve": session.user_kind in MAY_APPROVE,
@@ -267,26 +284,44 @@ class _Desk:
         return self._pages.page(request, "desk_requests.html", values)
 
     async def reports(self, request: Request) -> Response:
-        session, _ = await self._session(request)
+        session, _ = await self.session(request)
         application = self._flow.book.application(session.application)
         runs = list(reversed(self._flow.reports.runs(application.id)))[: queries.PAGE_ROWS]
-        values = {"runs": runs, "application": application}
+        year = queries.local_year(self._service.now_ns(), self._service.zone(application))
+        values = {
+            "runs": runs, "application": application, "years": range(year, year - YEARS_SHOWN, -1),
+        }  # fmt: skip
         return self._pages.page(request, "desk_reports.html", values)
 
     async def report(self, request: Request) -> Response:
-        session, _ = await self._session(request)
+        session, _ = await self.session(request)
         run = self._flow.reports.run(request.path_params["run"])
         if run is None or run.application != session.application:
             raise PageError(404)
-        await self._seen(session, "cip_report", run.id)
+        await self.seen(session, "cip_report", run.id)
         content, _ = await self._service.report_file(run)
         answer = Response(content, media_type="text/csv; charset=utf-8")
         secure_headers(answer, request)
         answer.headers["content-disposition"] = f'attachment; filename="{run.id}.csv"'
         return answer
 
+    async def year(self, request: Request) -> Response:
+        """What was paid, voided and refunded in a year of the application's zone."""
+        session, _ = await self.session(request)
+        application = self._flow.book.application(session.application)
+        year = request.path_params["year"]
+        if not queries.YEAR_FIRST <= year <= queries.YEAR_LAST:
+            raise PageError(404)
+        rows = await self.ask_model(
+            queries.yearly, application.id, self._service.zone(application), year
+        )
+        values = {
+            "rows": rows, "year": year, "application": application, "zone": application.timezone,
+        }  # fmt: skip
+        return self._pages.page(request, "desk_year.html", values)
+
     async def times(self, request: Request) -> Response:
-        session, _ = await self._session(request)
+        session, _ = await self.session(request)
         counts = self._flow.counts
         totals = [
             (key[1], row.count, *(row.percentile(q) / 1e6 for q in (0.5, 0.95, 0.99)),
@@ -301,13 +336,27 @@ class _Desk:
         values = {"totals": totals, "steps": steps, "application": application}
         return self._pages.page(request, "desk_times.html", values)
 
+    async def _fresh(self, session: Any) -> list[tuple[Any, ...]]:
+        """Rows of what the read model may not have yet, which need not be durable before the next
+        step of whoever asks is."""
+        model_seq = await self.ask_model(queries.position)
+        last_seq = self._service.node.store.journal.next_seq - 1
+        rows = []
+        for place, name in enumerate(self._flow.fresh.beyond(model_seq, last_seq)):
+            payment = self._flow.payment(name)
+            if payment is not None and payment.application == session.application:
+                rows.append(payment_row(payment))
+            if place % FRESH_PER_PAUSE == FRESH_PER_PAUSE - 1:
+                await trio.lowlevel.checkpoint()
+        return rows
+
     def _payment(self, request: Request, session: Any) -> Any:
         payment = self._flow.payment(request.path_params["payment_id"])
         if payment is None or payment.application != session.application:
             raise PageError(404)
         return payment
 
-    async def _ask_model(self, ask: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+    async def ask_model(self, ask: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
         path = self._service.node.store.directory / "read.sqlite"
         try:
             return await trio.to_thread.run_sync(
@@ -320,8 +369,8 @@ class _Desk:
 
     async def ask(self, request: Request) -> Response:
         """A void or refund is asked for; somebody else approves it."""
-        session, secret = await self._session(request)
-        typed = await self._typed(request, secret)
+        session, secret = await self.session(request)
+        typed = await self.typed(request, secret)
         kind = request.path_params["kind"]
         if kind not in ("void", "refund"):
             raise PageError(404)
@@ -342,8 +391,8 @@ class _Desk:
         return redirect(request, f"/cip/desk/payments/{name}")
 
     async def decide(self, request: Request) -> Response:
-        session, secret = await self._session(request)
-        await self._typed(request, secret)
+        session, secret = await self.session(request)
+        await self.typed(request, secret)
         verdict = request.path_params["verdict"]
         if verdict not in ("approve", "reject"):
             raise PageError(404)
@@ -378,6 +427,11 @@ def _filters(request: Request) -> dict[str, str]:
     }
 
 
+def page_number(request: Request) -> int:
+    """The page of a list that is asked for, from 0."""
+    return min(_number(request.query_params.get("page", "")), PAGES_MAX)
+
+
 def _number(text: str) -> int:
     text = text.strip().replace(".", "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 15 else 0
@@ -387,13 +441,25 @@ def _code(code: str) -> str:
     return shown_code(code) if len(code) == 12 else code
 
 
-async def _pieces(lines: Iterator[bytes]) -> Any:
-    """CSV lines in pieces of some size, with a breath after each."""
-    piece = bytearray()
-    for line in lines:
-        piece += line
-        if len(piece) > 32_768:
-            yield bytes(piece)
-            piece.clear()
-            await trio.lowlevel.checkpoint()
-    yield bytes(piece)
+class _Pieces:
+    """CSV lines in pieces of some size, with a breath after each.
+
+    No generator: one that a client leaves halfway would be closed by the garbage collector.
+    """
+
+    def __init__(self, lines: Iterator[bytes]) -> None:
+        self._lines = lines
+
+    def __aiter__(self) -> "_Pieces":
+        return self
+
+    async def __anext__(self) -> bytes:
+        await trio.lowlevel.checkpoint()
+        piece = bytearray()
+        for line in self._lines:
+            piece += line
+            if len(piece) > PIECE_BYTES:
+                break
+        if not piece:
+            raise StopAsyncIteration
+        return bytes(piece)

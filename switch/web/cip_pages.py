@@ -58,6 +58,8 @@ def routes(service: Service, pages: Pages) -> list[Route]:
         Route("/pay/{application_id}", site.answered(site.arrive), methods=["GET", "POST"]),
         Route("/cip/", site.answered(site.entry), methods=["GET"]),
         Route("/cip/login", site.answered(site.full_login), methods=["POST"]),
+        Route("/cip/unlock/{secret}", site.answered(site.unlock_page), methods=["GET"]),
+        Route("/cip/unlock", site.answered(site.unlock), methods=["POST"]),
         Route("/cip/s/login", site.answered(site.login_page), methods=["GET"]),
         Route("/cip/s/login", site.answered(site.login), methods=["POST"]),
         Route("/cip/s/payment", site.answered(site.form_page), methods=["GET"]),
@@ -205,6 +207,27 @@ class _Site:
         set_cookie(answer, request, cookie_name(request), fresh)
         return answer
 
+    # ---- unlocking by a mailed link
+
+    async def unlock_page(self, request: Request) -> Response:
+        """What the link leads to. It changes nothing: readers of mail follow links too."""
+        link = request.path_params["secret"]
+        if not self._flow.book.is_unlock(link, self._service.now_ns()):
+            raise PageError(404)
+        secret = secret_of(request, cookie_name(request))
+        if not secret or self._flow.sessions.by_cookie(secret) is not None:
+            secret = os.urandom(16).hex()
+        values = {"csrf": self._pages.token(secret), "link": link, "done": False}
+        answer = self._pages.page(request, "unlock.html", values)
+        set_cookie(answer, request, cookie_name(request), secret)
+        return answer
+
+    async def unlock(self, request: Request) -> Response:
+        typed = await self._typed(request, secret_of(request, cookie_name(request)))
+        link = typed.get("link", "")
+        await self._service.perform(lambda step: self._flow.book.use_unlock(step, link))
+        return self._pages.page(request, "unlock.html", {"csrf": "", "link": "", "done": True})
+
     # ---- partial: login
 
     async def login_page(self, request: Request) -> Response:
@@ -231,6 +254,7 @@ class _Site:
     async def login(self, request: Request) -> Response:
         session, secret = await self._session(request, "login")
         typed = await self._typed(request, secret)
+        asked_ns = self._service.now_ns()
         try:
             user = await self._service.auth.person(
                 session.application, typed.get("user_id", ""), typed.get("password", ""),
@@ -240,16 +264,18 @@ class _Site:
             return self._login(
                 request, session, secret, typed, _login_text(error.status), error.status
             )
-        fresh = await self._service.perform(lambda step: self._log_in(step, session.id, user))
+        fresh = await self._service.perform(
+            lambda step: self._log_in(step, session.id, user, asked_ns)
+        )
         answer = redirect(request, "/cip/s/payment")
         set_cookie(answer, request, cookie_name(request), fresh)
         return answer
 
-    def _log_in(self, step: Any, session_id: str, user: Any) -> str:
+    def _log_in(self, step: Any, session_id: str, user: Any, asked_ns: int) -> str:
         session = self._flow.sessions.get(session_id)
         if session is None or session.state != "login":
             raise self._service.refusal("not_found", 410)
-        secret: str = self._flow.sessions.log_in(step, session, user)
+        secret: str = self._flow.sessions.log_in(step, session, user, asked_ns)
         return secret
 
     # ---- the form
@@ -333,7 +359,7 @@ class _Site:
             await self._typed(request, secret)
             return redirect(request, "/cip/s/result")
         await self._typed(request, secret, session)
-        draft = self._drafts.pop(session.id, None)
+        draft = self._drafts.get(session.id)
         if draft is None or draft.transaction is None:
             return redirect(request, "/cip/s/payment")
         application = self._application(session.application)
@@ -350,6 +376,7 @@ class _Site:
             )  # fmt: skip
 
         payment = await self._service.perform(submit)
+        self._drafts.pop(session.id, None)  # only now: who was refused for want of room has it yet
         await self._service.decided(payment.id)
         return redirect(request, "/cip/s/result")
 

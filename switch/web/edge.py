@@ -31,6 +31,7 @@ log = logging.getLogger("troncal.http")
 
 _WRITE_BYTES_MAX = 64 << 10
 _STREAM = "troncal.stream"  # in the state of a connection, where requests find it again
+TLS_STREAM = "troncal.tls"  # likewise, where there is TLS
 _BODY_TOO_LARGE = b"body too large\n"
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n"
@@ -153,8 +154,10 @@ class _Hosted:
         self._counts.accepted += 1
         bounded = _BoundedStream(stream, self._limits.write_s)
         transport: trio.abc.Stream = bounded
+        state = {**self._state, _STREAM: bounded}
         if self._tls is not None:
             transport = trio.SSLStream(bounded, self._tls, server_side=True, https_compatible=True)
+            state[TLS_STREAM] = transport
         self._open.add(bounded)
         self._counts.connections = len(self._open)
         try:
@@ -163,7 +166,7 @@ class _Hosted:
                 self._app,
                 self._config,
                 self.context,
-                ConnectionState({**self._state, _STREAM: bounded}),
+                ConnectionState(state),
                 cast(Any, transport),
             ).run()
         except* Exception:

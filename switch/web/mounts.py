@@ -15,6 +15,9 @@ Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Refused = Callable[[Scope, int], tuple[bytes, bytes]]
+
+_TEXT = b"text/plain; charset=utf-8"
 
 
 @dataclass(slots=True)
@@ -36,6 +39,8 @@ class Mount:
         body_bytes_max: body of a request; a longer one is answered 413.
         requests_max: requests under way; one more is answered 503.
         request_s: time until the answer begins; then 503.
+        refused: type and body of the answer to what is not even handed to the application, by its
+            scope and status, where it is another than a line of text.
     """
 
     def __init__(
@@ -47,8 +52,10 @@ class Mount:
         body_bytes_max: int = 32 << 10,
         requests_max: int = 256,
         request_s: float = 30.0,
+        refused: Refused | None = None,
     ) -> None:
         self.name = name
+        self._refused = refused
         self.prefixes = tuple(prefixes)
         self.counts = MountCounts()
         self._app = app
@@ -61,7 +68,7 @@ class Mount:
         self.counts.requests += 1
         if self._under_way >= self._requests_max:
             self.counts.refused += 1
-            await _answer(send, 503, b"too many requests at once\n", (b"retry-after", b"1"))
+            await self._refuse(scope, send, 503, b"too many requests at once\n")
             return
         self._under_way += 1
         try:
@@ -73,14 +80,21 @@ class Mount:
         body = await self._body(receive)
         if body is None:
             self.counts.too_large += 1
-            await _answer(send, 413, b"body too large\n")
+            await self._refuse(scope, send, 413, b"body too large\n")
             return
         exchange = _Exchange(body, receive, send, self._request_s)
         with exchange.deadline:
             await self._app(scope, exchange.receive, exchange.send)
         if exchange.deadline.cancelled_caught and not exchange.started:
             self.counts.timeouts += 1
-            await _answer(send, 503, b"no answer in time\n")
+            await self._refuse(scope, send, 503, b"no answer in time\n")
+
+    async def _refuse(self, scope: Scope, send: Send, status: int, text: bytes) -> None:
+        kind, body = _TEXT, text
+        if self._refused is not None:
+            kind, body = self._refused(scope, status)
+        more = ((b"retry-after", b"1"),) if status == 503 else ()
+        await _answer(send, status, body, *more, kind=kind)
 
     async def _body(self, receive: Receive) -> bytes | None:
         """The whole body, read before the application begins; None: it is too long."""
@@ -160,9 +174,11 @@ async def _live(receive: Receive, send: Send) -> None:
             return
 
 
-async def _answer(send: Send, status: int, text: bytes, *more: tuple[bytes, bytes]) -> None:
+async def _answer(
+    send: Send, status: int, text: bytes, *more: tuple[bytes, bytes], kind: bytes = _TEXT
+) -> None:
     headers = [
-        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-type", kind),
         (b"content-length", str(len(text)).encode()),
         *more,
     ]

@@ -3,11 +3,13 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import aclosing
+from hashlib import sha256
 from typing import Final
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
+from switch.web.edge import TLS_STREAM
 from switch.web.mounts import App, Receive, Scope, Send, path_of
 
 FORM_FIELDS_MAX: Final = 64
@@ -125,6 +127,13 @@ class Rate:
         self._buckets.move_to_end(source)
         if len(self._buckets) > self._sources_max:
             self._buckets.popitem(last=False)
+
+
+def certificate_of(request: Request) -> str:
+    """The SHA-256 of the certificate that the client has proved to own, in hex; "" without one."""
+    stream = request.scope.get("state", {}).get(TLS_STREAM)
+    raw = None if stream is None else stream.getpeercert(binary_form=True)
+    return sha256(raw).hexdigest() if raw else ""
 
 
 def address_of(request: Request) -> str:

@@ -1,4 +1,4 @@
-"""Calls to TransfiYa's network: one pooled client per bank, its token, and what an answer means.
+"""Calls to TransfiYa's network: a bank's connections, its token, and what an answer means.
 
 Nothing is repeated here but one call after a new token: whether and when a call goes out again is
 decided by the flow, which knows what the call may have done already.
@@ -25,13 +25,16 @@ from switch.flows.transfiya_jobs import (
     has_labels,
 )
 from switch.ops.logs import logger
+from switch.web.wire import PooledTransport
 
 log = logger("transfiya")
 
 ANSWER_BYTES_MAX: Final = 1 << 20
+KEPT_S: Final = 10.0  # before a server closes what it thinks idle
 RENEW_BEFORE_S: Final = 60.0
 TOKEN_PAUSE_S: Final = 1.0  # between two tries to get a token, however many calls wait for it
 RETRY_AFTER_S_MAX: Final = 3600.0
+_PLAIN: Final = {"accept": "application/json", "accept-encoding": "identity"}
 _UNAVAILABLE: Final = frozenset((401, 403, 408, 425, 429))
 
 COUNTERS = ("fetched", "failed")
@@ -58,9 +61,13 @@ class Access:
 class Token:
     """The bearer token, in memory only: fetched by one task at a time, renewed before its end."""
 
-    def __init__(self, access: Access, client: httpx.AsyncClient) -> None:
+    def __init__(
+        self, access: Access, wire: httpx.AsyncBaseTransport, failed: Callable[[], None]
+    ) -> None:
         self._access = access
-        self._client = client
+        self._wire = wire
+        self._tell = failed
+        self._told = False
         self._lock = trio.Lock()
         self._value = ""
         self._until_s = 0.0
@@ -87,22 +94,28 @@ class Token:
             self._until_s = 0.0
 
     async def _fetch(self) -> str | None:
+        value, life_s = None, 0.0
         try:
-            with trio.fail_after(self._access.call_timeout_s):
+            with trio.move_on_after(self._access.call_timeout_s):
                 response = await self._ask()
-            found = decode(response.content) if response.status_code == 200 else None
-            value = found.get("access_token") if isinstance(found, dict) else None
-            life_s = found.get("expires_in", 3600) if isinstance(found, dict) else 0
-            if not isinstance(value, str) or not isinstance(life_s, int | float):
-                value = None
-        except (httpx.HTTPError, trio.TooSlowError, BodyError):
-            value, life_s = None, 0
+                raw = await response.aread()
+                found = decode(raw) if response.status_code == 200 else None
+                if isinstance(found, dict):
+                    value, life_s = found.get("access_token"), found.get("expires_in", 3600)
+        except (httpx.HTTPError, BodyError):
+            value = None
+        if not isinstance(value, str) or not isinstance(life_s, int | float):
+            value = None
         if value is None:
             self.counters.add(FAILED)
             self._failed_s = trio.current_time()
             log.warning("token_failed")
+            if not self._told:  # once, until there is one again
+                self._told = True
+                self._tell()
             return None
         self.counters.add(FETCHED)
+        self._told = False
         self.generation += 1
         self._value = value
         margin_s = min(RENEW_BEFORE_S, life_s / 2)
@@ -113,14 +126,16 @@ class Token:
         access = self._access
         if access.token_style == "tinapi":
             pair = base64.b64encode(f"{access.client_id}{access.client_secret}".encode()).decode()
-            headers = {"authorization": f"Basic {pair}"}
-            return await self._client.post(access.token_url, headers=headers)
-        form = {
-            "grant_type": "client_credentials",
-            "client_id": access.client_id,
-            "client_secret": access.client_secret,
-        }
-        return await self._client.post(access.token_url, data=form)
+            headers = {"authorization": f"Basic {pair}", **_PLAIN}
+            request = httpx.Request("POST", access.token_url, headers=headers)
+        else:
+            form = {
+                "grant_type": "client_credentials",
+                "client_id": access.client_id,
+                "client_secret": access.client_secret,
+            }
+            request = httpx.Request("POST", access.token_url, headers=_PLAIN, data=form)
+        return await self._wire.handle_async_request(request)
 
 
 class NetworkCalls:
@@ -129,6 +144,7 @@ class NetworkCalls:
     Args:
         wall_ns: the node's wall clock, for nonces and for the instant of answers.
         transport: another one than the network's, for tests in one process.
+        no_token: called when there is no token to be had, once until there is one again.
     """
 
     def __init__(
@@ -137,24 +153,24 @@ class NetworkCalls:
         wall_ns: Callable[[], int],
         *,
         transport: httpx.AsyncBaseTransport | None = None,
+        no_token: Callable[[], None] = lambda: None,
     ) -> None:
         self._access = access
         self._wall_ns = wall_ns
-        limits = httpx.Limits(
-            max_connections=access.connections_max,
-            max_keepalive_connections=access.connections_max,
-            keepalive_expiry=30.0,
-        )
-        self._client = httpx.AsyncClient(
-            limits=limits, transport=transport, follow_redirects=False,
-            timeout=httpx.Timeout(access.call_timeout_s),
-            headers={"content-type": "application/json", "accept": "application/json"},
+        self._wire = transport or PooledTransport(
+            connections_max=access.connections_max, idle_s=KEPT_S, body_bytes_max=ANSWER_BYTES_MAX
         )  # fmt: skip
-        self.token = Token(access, self._client)
+        self._base = access.network_url.rstrip("/")
+        self._headers = {"content-type": "application/json", **_PLAIN}
+        if access.ledger:
+            self._headers["x-ledger"] = access.ledger
+        if access.api_key:
+            self._headers["x-api-key"] = access.api_key
+        self.token = Token(access, self._wire, no_token)
         self.seconds: dict[str, Histogram] = {}
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        await self._wire.aclose()
 
     async def run(self, job: Job) -> Outcome:
         """Make one call; never raises for anything the network does."""
@@ -164,9 +180,11 @@ class NetworkCalls:
             outcome = await self._once(job)
         elapsed_ns = int((trio.current_time() - began_s) * 1e9)
         self.seconds.setdefault(job.call, Histogram()).record(elapsed_ns)
+        kind, tx_ref = _named(job.item)
         log.info(
-            "call", bank=job.bank, call=job.call, outcome=outcome.status, http=outcome.http,
-            code=outcome.code, ms=elapsed_ns // 1_000_000,
+            "call", bank=job.bank, tx_ref=tx_ref, kind=kind, step=job.call,
+            outcome=outcome.status, http=outcome.http, code=outcome.code,
+            ms=elapsed_ns // 1_000_000,
         )  # fmt: skip
         return outcome
 
@@ -176,11 +194,13 @@ class NetworkCalls:
         if token is None:
             return Outcome(UNAVAILABLE, self._wall_ns())
         try:
-            with trio.fail_after(self._access.call_timeout_s):
+            with trio.move_on_after(self._access.call_timeout_s) as budget:
                 response, raw = await self._exchange(job, token)
         except Exception as error:  # an item must not be forgotten for what a wire does
-            if not isinstance(error, httpx.HTTPError | trio.TooSlowError | _TooLong):
+            if not isinstance(error, httpx.HTTPError):
                 log.error("call_broke", bank=job.bank, call=job.call, error=type(error).__name__)
+            return Outcome(UNAVAILABLE, self._wall_ns())
+        if budget.cancelled_caught:
             return Outcome(UNAVAILABLE, self._wall_ns())
         outcome = self._outcome(response, raw)
         if outcome.http in (401, 403):
@@ -191,30 +211,17 @@ class NetworkCalls:
         return outcome
 
     async def _exchange(self, job: Job, token: str) -> tuple[httpx.Response, bytes]:
-        headers = {"x-nonce": f"{self._wall_ns() // 1_000_000}-{_uuid4()}"}
+        address = self._base + job.path
+        headers = {"x-nonce": f"{self._wall_ns() // 1_000_000}-{_uuid4()}", **self._headers}
         if token:
             headers["authorization"] = f"Bearer {token}"
-        if self._access.bearer is not None and not token:
-            address = self._access.network_url.rstrip("/") + job.path
+        elif self._access.bearer is not None:
             headers["authorization"] = f"Bearer {self._access.bearer(job, address)}"
-        if self._access.ledger:
-            headers["x-ledger"] = self._access.ledger
-        if self._access.api_key:
-            headers["x-api-key"] = self._access.api_key
-        request = self._client.build_request(
-            job.method, self._access.network_url.rstrip("/") + job.path, headers=headers,
-            content=job.body, params=dict(job.query) or None,
-        )  # fmt: skip
-        response = await self._client.send(request, stream=True)
-        try:
-            raw = b""
-            async for piece in response.aiter_bytes():
-                raw += piece
-                if len(raw) > ANSWER_BYTES_MAX:
-                    raise _TooLong
-        finally:
-            await response.aclose()
-        return response, raw
+        request = httpx.Request(
+            job.method, address, headers=headers, content=job.body, params=dict(job.query) or None
+        )
+        response = await self._wire.handle_async_request(request)
+        return response, await response.aread()
 
     def _outcome(self, response: httpx.Response, raw: bytes) -> Outcome:
         http, at_ns = response.status_code, self._wall_ns()
@@ -235,8 +242,13 @@ class NetworkCalls:
         return Outcome(status, at_ns, http, code, value, raw, wished_s)
 
 
-class _TooLong(Exception):
-    """An answer beyond all measure."""
+def _named(item: str) -> tuple[str, str]:
+    """Kind and reference of the work that a call is for, as they stand in its name."""
+    first, _, rest = item.partition("|")
+    if first == "v2":
+        return "ENTRY", rest.partition("|")[2]
+    kind, _, rest = rest.partition("/")
+    return kind, rest.partition("/")[0]
 
 
 def _uuid4() -> str:

@@ -40,11 +40,13 @@ from switch.web.webpay_form import (
     instalment_choice,
     pesos,
     read_card,
+    read_rut,
 )
 
 HERE: Final = Path(__file__).parent
 ID_LENGTH_MAX: Final = 64
 QUERY_VALUE_MAX: Final = 64
+PASSWORD_MAX: Final = 64
 REFRESH_S: Final = 2
 FIELDS: Final = ("TBK_PARAM", "TBK_VERSION_KCC", "TBK_CODIGO_COMERCIO", "TBK_KEY_ID", "TBK_TOKEN")
 PAYABLE: Final = ("CREATED", "FORM")
@@ -60,7 +62,8 @@ MISTAKES: Final = {
 
 log = logging.getLogger("troncal.webpay")
 
-Outcome = Literal["TSY", "TSN", "TO", "ABO", "U3"]
+Outcome = Literal["TSY", "TSN", "TO", "ABO", "U3", "NP", "A"]
+"""What became of a holder's authentication; TBK_VCI."""
 
 
 class Entered(NamedTuple):
@@ -130,22 +133,13 @@ class Acquirer(Protocol):
 
     async def bad_input(self, page_id: str, nonce: str) -> None: ...
 
-    async def authenticated(self, page_id: str, nonce: str, outcome: Outcome) -> None: ...
+    async def identify(self, page_id: str, nonce: str, rut: str, password: str) -> None: ...
+
+    async def leave_bank(self, page_id: str, nonce: str) -> None: ...
 
     async def cancel(self, page_id: str, nonce: str) -> None: ...
 
     def status(self, api_key: str, order: str) -> list[dict[str, Any]] | None: ...
-
-
-HolderBank = Callable[[str, str], Outcome]
-"""Asks a bank about its customer: identity number and password, to an outcome."""
-
-
-def simulated_bank(rut: str, password: str) -> Outcome:
-    """The bank of the simulator: RUT 11.111.111-1 with password 123."""
-    digits = rut.replace(".", "").replace(" ", "").upper()
-    good = hmac.compare_digest(digits.encode(), b"11111111-1")
-    return "TSY" if good & hmac.compare_digest(password.encode(), b"123") else "TSN"
 
 
 class WebLimits(NamedTuple):
@@ -161,7 +155,6 @@ def webpay_app(
     *,
     prefixes: Sequence[str],
     clock: Callable[[], float],
-    bank: HolderBank = simulated_bank,
     limits: WebLimits | None = None,
 ) -> App:
     """Return the ASGI application.
@@ -170,10 +163,9 @@ def webpay_app(
         acquirer: decides and remembers.
         prefixes: under which `bp_validacion.cgi` and `bp_revision.cgi` are found.
         clock: seconds, monotonic; of the rate limits.
-        bank: asks the holder's bank.
         limits: rates and lock-out.
     """
-    pages = _Pages(acquirer, bank, limits or WebLimits(), clock)
+    pages = _Pages(acquirer, limits or WebLimits(), clock)
     routes: list[Route | Mount] = []
     for prefix in prefixes:
         routes += [
@@ -212,11 +204,8 @@ def templates() -> Environment:
 class _Pages:
     """The handlers. Each reads its request, asks the acquirer, and answers by what is so then."""
 
-    def __init__(
-        self, acquirer: Acquirer, bank: HolderBank, limits: WebLimits, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, acquirer: Acquirer, limits: WebLimits, clock: Callable[[], float]) -> None:
         self._acquirer = acquirer
-        self._bank = bank
         self._templates = templates()
         self._addresses = Rate(limits.address_per_min, clock)
         self._merchants = Rate(limits.merchant_per_min, clock)
@@ -354,19 +343,25 @@ class _Pages:
         if view is None:
             return self._error(request, 21)
         elsewhere = _elsewhere("banco", page_id, view, request)
-        return elsewhere or self._page(request, "banco.html", view, page_id=page_id)
+        wrong = "revise" in request.query_params
+        return elsewhere or self._page(request, "banco.html", view, page_id=page_id, wrong=wrong)
 
     async def bank_answer(self, request: Request) -> Response:
-        """The bank has asked its customer; what it says goes to the flow."""
+        """The holder says who it is, and its bank whether that is so."""
         page_id, view = self._view(request)
         if view is None:
             return self._error(request, 21)
         form = await form_of(request)
         nonce = form.get("nonce", "")
         if view.authenticating and _equal(nonce, view.nonce):
-            left = "volver" in form
-            outcome = "ABO" if left else self._bank(form.get("rut", ""), form.get("clave", ""))
-            await self._acquirer.authenticated(page_id, nonce, outcome)
+            rut = read_rut(form.get("rut", ""))
+            if "volver" in form:
+                await self._acquirer.leave_bank(page_id, nonce)
+            elif rut is None:
+                return _see(f"/webpay/banco/{page_id}?revise=rut", request)
+            else:
+                password = form.get("clave", "")[:PASSWORD_MAX]
+                await self._acquirer.identify(page_id, nonce, rut, password)
         return self._onward(request)
 
     async def waiting(self, request: Request) -> Response:
@@ -523,6 +518,5 @@ __all__ = [
     "View",
     "WebLimits",
     "instalment_choice",
-    "simulated_bank",
     "webpay_app",
 ]

@@ -15,6 +15,7 @@ NUMBER: Final = re.compile(r"[0-9]{13,19}", re.ASCII)
 CODE: Final = re.compile(r"[0-9]{3,4}", re.ASCII)
 EXPIRY: Final = re.compile(r"(0[1-9]|1[0-2])\s?/?\s?(?:20)?([0-9]{2})", re.ASCII)
 INSTALMENTS: Final = re.compile(r"(VN|S2|SI|NC|VC|CI)-([0-9]{1,2})", re.ASCII)
+RUT: Final = re.compile(r"([1-9][0-9]{0,8})-?([0-9K])", re.ASCII)
 FIELD_MAX: Final = 40
 EXPIRY_YEARS_MAX: Final = 20
 
@@ -123,6 +124,18 @@ def _expiry(text: str, today: date) -> str | None:
     return f"{year % 100:02d}{month:02d}"
 
 
+def read_rut(text: str) -> str | None:
+    """Read a Chilean identity number as `11111111-1`; None: its check digit is wrong, or missing.
+
+    The check digit is 11 less the sum of the digits, weighted 2 to 7 from the right, modulo 11.
+    """
+    found = RUT.fullmatch(re.sub(r"[ .]", "", text.strip()[:FIELD_MAX]).upper())
+    if found is None:
+        return None
+    total = sum(int(digit) * (2 + place % 6) for place, digit in enumerate(reversed(found[1])))
+    return f"{found[1]}-{found[2]}" if found[2] == "0K987654321"[total % 11] else None
+
+
 def pesos(hundredths: int, currency: str) -> str:
     """Return an amount as people in Chile write it: `$ 10.000`, `US$ 500,05`."""
     whole, cents = divmod(hundredths, 100)
@@ -142,7 +155,7 @@ def choice_text(choice: str) -> str:
         "SI": "3 cuotas sin interés",
         "NC": f"{count} cuotas sin interés",
         "VC": f"{count} cuotas",
-        "CI": f"{count} cuotas del comercio",
+        "CI": f"{count} cuotas fijas",
     }
     return words[kind]
 

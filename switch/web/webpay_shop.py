@@ -8,10 +8,11 @@ files): give them a thread.
 
 import os
 import secrets
+import ssl
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import urlsplit
@@ -27,6 +28,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from protocols.webpay import bitacora, events, fields, mac, pairs, seal, shopform
+from protocols.webpay.keyring import Ring
 from switch.web.mounts import App
 from switch.web.requests import BadForm, absolute_form, body_of, form_of, unique_pairs
 from switch.web.webpay_orders import BUDGET_S, Check, OrderError, Orders, Verdict
@@ -109,22 +111,22 @@ class MerchantKit:
 
     Args:
         settings: the merchant.
-        key: its private key.
-        webpay_key: the acquirer's public key of `key_id`.
+        key: its private key; with all its versions where it is rotated.
+        webpay_key: the acquirer's public key of `key_id`; likewise.
         wall_ns: nanoseconds since 1970, UTC.
     """
 
     def __init__(
         self,
         settings: ShopSettings,
-        key: RSAPrivateKey,
-        webpay_key: RSAPublicKey,
+        key: RSAPrivateKey | Ring[RSAPrivateKey],
+        webpay_key: RSAPublicKey | Ring[RSAPublicKey],
         *,
         wall_ns: Callable[[], int],
     ) -> None:
         self.settings = settings
-        self._key = key
-        self._webpay_key = webpay_key
+        self._own = key if isinstance(key, Ring) else Ring.of(key)
+        self._webpay = webpay_key if isinstance(webpay_key, Ring) else Ring.of(webpay_key)
         self._wall_ns = wall_ns
         self._zone = ZoneInfo(settings.timezone)
         self._writing = threading.Lock()
@@ -137,9 +139,18 @@ class MerchantKit:
     def merchant(self) -> str:
         return self.settings.merchant
 
+    @cached_property
+    def tls(self) -> ssl.SSLContext:
+        """Towards the shop's own closing page; its roots take longer to read than a result."""
+        return ssl.create_default_context()
+
     @property
     def name(self) -> str:
         return self.settings.name or self.settings.merchant
+
+    def renew(self, key: Ring[RSAPrivateKey], webpay_key: Ring[RSAPublicKey]) -> None:
+        """Go on with keys that were read again."""
+        self._own, self._webpay = key, webpay_key
 
     # ---- a payment request
 
@@ -257,11 +268,13 @@ class MerchantKit:
 
     def open_result(self, wire: str) -> ShopResult | None:
         """Open a notification; None: not sealed by Webpay for this merchant, or unreadable."""
+        now_ns = self._wall_ns()
+        owns = [version.key for version in self._own.accepted(now_ns)]
+        peers = [version.key for version in self._webpay.accepted(now_ns)]
         try:
-            opened = seal.open_wire(
-                wire.encode("latin-1", "replace"), self._key, self._webpay_key,
-                spare_key=secrets.token_bytes(32),
-            )  # fmt: skip
+            opened, _, _ = seal.open_with(
+                wire.encode("latin-1", "replace"), owns, peers, spare_key=secrets.token_bytes(32)
+            )
             found = pairs.parse_pairs(opened.message)
         except (seal.SealError, pairs.PairsError):
             return None
@@ -284,7 +297,8 @@ class MerchantKit:
             skip, before_commit: of simulated shops (`Orders.decide`).
         """
         until_s = clock() + budget_s
-        good = mac.verify_mac(result.pairs, result.mac, self._webpay_key)
+        signers = self._webpay.accepted(self._wall_ns())
+        good = any(mac.verify_mac(result.pairs, result.mac, signer.key) for signer in signers)
         return orders.decide(
             self.merchant, result.values, result.mac, mac_good=good, clock=clock,
             budget_s=until_s - clock(), skip=skip, before_commit=before_commit,
@@ -312,11 +326,14 @@ class MerchantKit:
         return self.seal_message(b"ACK" if verdict.accepted else b"ERR")
 
     def seal_message(self, message: bytes) -> str:
-        """Seal a message for Webpay."""
+        """Seal a message for Webpay. Raises: ShopError: all versions of a key have ended."""
+        now_ns = self._wall_ns()
+        own, webpay = self._own.used(now_ns), self._webpay.used(now_ns)
+        if own is None or webpay is None:
+            raise ShopError("KEY")
         key, iv = secrets.token_bytes(32), secrets.token_bytes(16)
-        return seal.seal_wire(message, self._key, self._webpay_key, aes_key=key, iv=iv).decode(
-            "ascii"
-        )
+        wire = seal.seal_wire(message, own.key, webpay.key, aes_key=key, iv=iv)
+        return wire.decode("ascii")
 
     # ---- what is written
 
@@ -354,10 +371,11 @@ class MerchantKit:
 
     def log_rows(self) -> list[bitacora.Record]:
         """Return the newest records of the newest files, for people."""
+        signers = [version.key for version in self._webpay.all]
         rows: list[bitacora.Record] = []
         for path in reversed(self.files()):
             data = path.read_bytes()[-FILE_BYTES_MAX:]
-            rows = [*bitacora.parse(data, self._webpay_key).records, *rows]
+            rows = [*bitacora.parse(data, signers).records, *rows]
             if len(rows) >= ROWS_MAX:
                 break
         return rows[-ROWS_MAX:][::-1]
@@ -459,7 +477,7 @@ async def ask_page(kit: MerchantKit, result: ShopResult, budget_s: float = BUDGE
     body = shopform.closing_body(result.pairs, result.mac, merchant=kit.merchant)
     try:
         with trio.fail_after(budget_s):
-            async with httpx.AsyncClient(timeout=None) as client, client.stream(
+            async with httpx.AsyncClient(timeout=None, verify=kit.tls) as client, client.stream(
                 "POST", kit.settings.closing, content=body,
                 headers={"content-type": "application/x-www-form-urlencoded"},
             ) as answer:  # fmt: skip

@@ -77,7 +77,7 @@ class Host:
     """One connection. Keys in hex, as `troncal host rotate` prints them."""
 
     def __init__(
-        self, address: tuple[str, int], keys: dict[str, str], *, seconds: float = 8
+        self, address: tuple[str, int], keys: dict[str, str], *, seconds: float = 30
     ) -> None:
         self.mac_key = bytes.fromhex(keys["mac_key"])
         self.data_key = bytes.fromhex(keys["data_key"])

@@ -36,6 +36,7 @@ from switch.ops.keys import MasterKey
 from switch.simulators.rules import Rule, Rules
 from switch.simulators.server import Server
 from switch.simulators.sicoop import SicoopSimulator
+from tests.e2e.test_iso_host import certificate
 
 ROOT = Path(__file__).parents[2]
 NETWORK = "0012"
@@ -331,6 +332,40 @@ async def test_a_network_elsewhere(tmp_path: Path) -> None:
     assert (reasons, told["passed"], code) == ({}, len(only), 1)  # incomplete: the rest is left out
 
 
+async def test_a_network_over_tls(tmp_path: Path) -> None:
+    """Tills reach it with TLS and show a certificate, and it reaches our platform so. An authority
+    that it does not trust ends in a report that says so."""
+    await trio.to_thread.run_sync(setup.make, tmp_path)
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+        certificate(tmp_path / name)
+    key, port = PeerKey(secrets.token_bytes(32)), free_port()
+    toml = f"""
+[tls.terminals]
+cert = "{tmp_path}/theirs/cert.pem"
+key = "{tmp_path}/theirs/key.pem"
+client_ca = "{tmp_path}/ours/cert.pem"
+[platform.tls]
+ca = "{tmp_path}/ours/cert.pem"
+"""
+    red = sandbox.network_node(tmp_path / "red", NETWORK, key, ("127.0.0.1", port), 4, toml=toml)
+    async with red as box:
+        host, address = box.addresses["terminals"]
+        words = (
+            "--address", f"{host}:{address}", "--keys", keys_file(tmp_path, **keys_of(box, key)),
+            "--listen", f"127.0.0.1:{port}", "--tls", "--cert", "ours/cert.pem",
+            "--cert-key", "ours/key.pem", "--terminal-s", 4, "--platform-s", 3, "--issuer-s", 2,
+            "--case", "X001", "--case", "V01", "--case", "R04",
+        )  # fmt: skip
+        code, told = await certify(tmp_path, *words, "--ca", "theirs/cert.pem")
+        reasons = {c["id"]: c["reason"] for c in told["cases"] if c["verdict"] == "failed"}
+        assert (reasons, told["passed"], code) == ({}, 3, 1)  # incomplete: the rest is left out
+        code, told = await certify(tmp_path, *words, "--ca", "ours/cert.pem", "--output", "second")
+        assert (told["passed"], told["failed"], code) == (0, 3, 1)
+        first = next(c for c in told["cases"] if c["id"] == "X001")
+        assert "no connection: certificate: self-signed certificate" in first["reason"]
+
+
 @pytest.mark.skipif(not LARGE, reason="with TRONCAL_TORTURE=1")
 async def test_a_platform_elsewhere(tmp_path: Path) -> None:
     await trio.to_thread.run_sync(setup.make, tmp_path)
@@ -459,6 +494,9 @@ def test_a_page_shows_what_a_peer_said_as_text(tmp_path: Path) -> None:
         (("--network", NETWORK, "--listen", "0.0.0.0:0"), "outside loopback"),
         (("--network", NETWORK, "--listen", "nowhere"), "Invalid value"),
         (("--show-key", "--public-key", "00"), "goes with --check"),
+        (("--network", NETWORK, "--tls"), "go with --address"),
+        (("--network", NETWORK, "--ca", "troncal.toml"), "go with --tls"),
+        (("--network", NETWORK, "--cert", "troncal.toml"), "--cert-key go together"),
     ],
 )
 def test_mistakes_are_told(cli: Cli, tmp_path: Path, words: tuple[str, ...], told: str) -> None:

@@ -26,7 +26,7 @@ SMALL = {
     "journal_group_bytes_max": 1 << 20,
     "journal_digest_every_groups": 8,
 } | {f"listen_{name}": "127.0.0.1:0" for name in LISTENERS}
-READY_S = 30.0
+READY_S = 60.0
 
 Cli = Callable[..., Result]
 
@@ -91,12 +91,12 @@ class Serving:
         self.process.send_signal(number)
         assert self.process.stdout is not None
         rest = self.process.stdout.read()
-        return self.process.wait(20), rest
+        return self.process.wait(60), rest
 
     def end(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
         assert self.process.stdout is not None
         self.process.stdout.close()
 
@@ -215,7 +215,7 @@ def test_what_was_answered_survives_kill_9(cli: Cli, directory: Path, tmp_path: 
         shop = Shop(cli, tmp_path)
         paid = shop.cash_out(node, 1)
         node.process.kill()
-        node.process.wait(10)
+        node.process.wait(60)
     # Its admin socket is still there, with nobody behind it: the directory is worked on directly.
     assert (directory / "data" / "admin.sock").exists()
     assert answer_of(cli("card", "show", shop.card, "--json"))["available"] == 850_000
@@ -256,14 +256,14 @@ def test_a_second_signal_exits_at_once(directory: Path) -> None:
         began = time.monotonic()
         os.kill(node.process.pid, signal.SIGCONT)
         # Both are waiting: whichever is seen first drains, the other ends it.
-        assert node.process.wait(10) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
-        assert time.monotonic() - began < 5
+        assert node.process.wait(60) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+        assert time.monotonic() - began < 20
 
 
 def test_one_node_per_directory(directory: Path, node: Serving) -> None:
     other = Serving(directory)
     try:
-        assert other.process.wait(20) == 1
+        assert other.process.wait(60) == 1
         told = other.log.read_text()
         assert "another process" in told
         assert "Traceback" not in told
@@ -276,7 +276,7 @@ def test_a_port_in_use_is_told(directory: Path) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         node = Serving(directory, "--listen", f"terminals={address}")
         try:
-            assert node.process.wait(20) == 1
+            assert node.process.wait(60) == 1
             told = node.log.read_text()
             assert f"terminals at {address}" in told
             assert "Traceback" not in told
@@ -332,8 +332,8 @@ def test_the_followers_end_with_the_node(directory: Path, cli: Cli, tmp_path: Pa
         Shop(cli, tmp_path)
         assert answer_of(cli("operations", "--json")) == []  # the follower has made the read model
         node.process.kill()
-        node.process.wait(10)
-    give_up_at = time.monotonic() + 10
+        node.process.wait(60)
+    give_up_at = time.monotonic() + 60
     while _followers(directory) and time.monotonic() < give_up_at:
         time.sleep(0.1)
     assert _followers(directory) == []

@@ -52,7 +52,7 @@ class Place:
     def admin(self, command: str, **values: Any) -> Any:
         """A provisioning command over the running node's socket, as the command line does it."""
         with socket.socket(socket.AF_UNIX) as wire:
-            wire.settimeout(8)
+            wire.settimeout(30)
             wire.connect(str(self.config.parent / "data" / "admin.sock"))
             wire.sendall(json.dumps({"command": command, "values": values}).encode() + b"\n")
             answer = json.loads(wire.makefile().readline())

@@ -1045,7 +1045,7 @@ def test_I01_the_same_request_over_several_connections(only: Place) -> None:
     def one(_: int) -> Elements:
         with signed_on(only.address, only.keys) as client:
             hold = client.hold(number, person.document, A, code)
-            start.wait(10)
+            start.wait(60)
             return client.ask("0100", hold)
 
     with ThreadPoolExecutor(8) as pool:
@@ -1165,7 +1165,7 @@ def test_P12_sigterm_drains(only: Place) -> None:
                 answers.append(client.receive())
         except Ended:
             pass
-    assert only.node.process.wait(15) == 0
+    assert only.node.process.wait(60) == 0
     only.stop()
     only.start()
     answered = {answer["37"]: answer["39"] for answer in answers}

@@ -23,7 +23,7 @@ from tests.e2e.wire_client import Ended, Node, Peer, totp
 
 TERMINALS = ("00000001", "00000002", "00000003", "00000004")
 NETWORK = "0012"
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 def run(*words: object, config: Path | None = None) -> Result:

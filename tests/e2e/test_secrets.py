@@ -291,7 +291,7 @@ def limits_of(pid: int) -> tuple[str, str]:
     return soft, hard
 
 
-def followers(pid: int, within_s: float = 20.0) -> list[int]:
+def followers(pid: int, within_s: float = 60.0) -> list[int]:
     """Processes that a node has started and that have come to run our program."""
     until = time.monotonic() + within_s
     while time.monotonic() < until:

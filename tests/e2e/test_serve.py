@@ -84,7 +84,7 @@ class Place:
 
     def connections(self) -> int:
         """Terminals connected, as the node's metrics have it."""
-        client = http.client.HTTPConnection(*self.node.addresses["ops"], timeout=10)
+        client = http.client.HTTPConnection(*self.node.addresses["ops"], timeout=30)
         client.request("GET", "/metrics")
         text = client.getresponse().read().decode()
         client.close()
@@ -177,7 +177,7 @@ def test_silence_and_half_frames_end_in_time(place: Place) -> None:
         began = time.monotonic()
         assert silent.ended()
         assert half.ended()
-        assert 2.5 < time.monotonic() - began < 15
+        assert 2.5 < time.monotonic() - began < 30
 
 
 def test_half_frame_after_sign_on_then_gone(place: Place) -> None:
@@ -344,7 +344,7 @@ def test_P11_more_requests_than_may_be_in_flight(place: Place) -> None:
 def test_a_peer_that_never_reads_is_cut_off(place: Place) -> None:
     with place.signed_on(receive_bytes=4096) as wire:
         message = place.deposit()
-        wire.socket.settimeout(10)
+        wire.socket.settimeout(30)
         with pytest.raises(ConnectionError):
             wire.send_for_ever(message)
 

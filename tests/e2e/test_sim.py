@@ -21,7 +21,7 @@ from switch.cli.provision import opened
 from switch.provisioning import Provisioning
 from tests.faults.apart import LINK, three, through, till
 
-READY_S = 30.0
+READY_S = 60.0
 
 
 class Sim:
@@ -86,7 +86,7 @@ async def test_sim_ceibo_behind_a_real_sicoop(tmp_path: Path, nursery: trio.Nurs
             # a document declines as well.
             assert (await one.cash_out(50_000, "9000015")).code == "05"
             assert (await one.cash_out(70_000)).code == "91"
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 while any(o.owed for o in found.at_sicoop().values()):  # noqa: ASYNC110
                     await trio.sleep(0.1)
             told = await issuer.end()
@@ -112,7 +112,7 @@ async def test_sim_ceibo_dials_the_switch(tmp_path: Path, nursery: trio.Nursery)
             one = await till(found, nursery)
             await through(one)
             assert (await one.cash_out(50_000)).instruction == "ENTREGUE"
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 while any(o.owed for o in found.at_sicoop().values()):  # noqa: ASYNC110
                     await trio.sleep(0.1)
             told = await issuer.end()
@@ -135,7 +135,7 @@ async def test_sim_sicoop_before_a_real_red(tmp_path: Path, nursery: trio.Nurser
             late = one.request("cash_out", 40_000, "9000004")
             lost = await one.known(late, await one.ask(late))
             assert (lost.code, lost.state) == ("91", "ERROR")
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 while any(o.owed for o in found.at_red().values()):  # noqa: ASYNC110
                     await trio.sleep(0.1)
             told = await platform.end()
@@ -158,7 +158,7 @@ async def test_sim_bank(tmp_path: Path) -> None:
         await stream.send_all(connection.output())
         events: list[Any] = []
         sent = False
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while sum(isinstance(e, Received) for e in events) < 2:
                 events += connection.receive(bytes(await stream.receive_some(65_536)))
                 if connection.signed_on and not sent:

@@ -17,9 +17,9 @@ from switch.web.edge import serve_http
 
 TRANSFERS = 12
 KILLS = 4
-LIMIT_S = 150.0
+LIMIT_S = 300.0
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 class Process:
@@ -49,7 +49,7 @@ class Process:
 async def test_ty_58_ty_63_processes_killed_under_traffic(tmp_path: Path) -> None:
     draw = random.Random(58)
     network = Network(time.time_ns, random.Random(7))
-    network.bank_tries = 30  # a bank that starts again on a busy machine takes its time
+    network.bank_tries = 60  # a bank that starts again on a busy machine takes its time
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]
     banks = [await _make(tmp_path, name, n, port) for n, name in enumerate(("rojo", "verde"), 1)]

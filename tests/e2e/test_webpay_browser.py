@@ -25,11 +25,13 @@ pytestmark = pytest.mark.timeout(300)
 IMAGES = Path(__file__).parents[2] / "docs" / "images" / "webpay"
 PICTURES = os.environ.get("TRONCAL_SCREENSHOTS") == "1"
 PAY_MS = 60_000
-KIT, DIRECT, SECOND = range(3)
+KIT, DIRECT, SECOND, FIRST, FIXED = range(5)
 PLANS = (
     Plan(name="Librería del Puerto"),
     Plan(name="Tienda directa", mode="direct"),
     Plan(name="Comercio 2G", form="2G"),
+    Plan(name="Comercio 1G", form="1G"),
+    Plan(name="Cuotas del comercio", fixed=(6, 98_333)),
 )
 
 
@@ -41,12 +43,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Threaded]:
 
 @pytest.fixture(scope="module")
 def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Threaded]:
-    """The same with little patience: forms for 6 s, shops for 2 s."""
+    """The same with little patience: forms for 15 s, shops for 2 s."""
     values = {
-        "form_ttl_s = 600": "form_ttl_s = 6",
+        "form_ttl_s = 600": "form_ttl_s = 15",
         "ack_timeout_ms = 30_000": "ack_timeout_ms = 2_000",
     }
     with threaded(tmp_path_factory.mktemp("hasty") / "node", PLANS[:1], values) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def asking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Threaded]:
+    """The same where banks are asked about holders of credit cards too."""
+    values = {'holder_auth = "debit"': 'holder_auth = "all"'}
+    with threaded(tmp_path_factory.mktemp("asking") / "node", PLANS[:4], values) as found:
         yield found
 
 
@@ -109,7 +119,7 @@ def home(page: Any, *, paid: bool) -> None:
     """The shop's own page after the return; only what its closing page stored counts."""
     page.wait_for_url("**/exito**" if paid else "**/fracaso**")
     title = "Gracias por su compra" if paid else "La orden no está pagada"
-    assert page.get_by_role("heading", name=title).is_visible()
+    page.get_by_role("heading", name=title).wait_for()
 
 
 def line(world: Threaded, order: str, number: int = KIT) -> bitacora.Record:
@@ -159,8 +169,8 @@ def test_wp_01_credit_is_paid_and_both_sides_say_so(page: Any, world: Threaded) 
     page.goto(f"http://127.0.0.1:{shop.site_port}/")
     picture(page, "01-tienda")
     order = buy(page, world)
-    assert page.get_by_text("Librería del Puerto").is_visible()
-    assert page.get_by_text("$ 5.900").is_visible()
+    page.get_by_text("Librería del Puerto").wait_for()
+    page.get_by_text("$ 5.900").wait_for()
     picture(page, "02-formulario-credito")
     fill(page)
     pay(page)
@@ -194,7 +204,7 @@ def test_wp_23_debit_of_each_bank(page: Any, world: Threaded, bank: Any) -> None
         picture(page, "03-formulario-debito")
     pay(page)
     page.wait_for_url("**/webpay/banco/**")
-    assert page.get_by_role("heading", name=bank.name).is_visible()
+    page.get_by_role("heading", name=bank.name).wait_for()
     if bank.id == "bci":
         picture(page, "04-banco")
     page.get_by_label("RUT").fill("11.111.111-1")
@@ -233,7 +243,7 @@ def test_wp_04_a_shop_that_rejects_has_its_sale_reversed(plain: Any, world: Thre
     fill(plain)
     pay(plain)
     plain.wait_for_url("**/webpay/final/**")
-    assert plain.get_by_text("72 horas").is_visible()
+    plain.get_by_text("72 horas").wait_for()
     picture(plain, "07-reversada")
     plain.get_by_role("button", name="Volver al comercio").click()
     plain.wait_for_url("**/fracaso**")
@@ -263,8 +273,82 @@ def test_wp_24_a_2g_form_has_credit_only(page: Any, world: Threaded) -> None:
     page.evaluate("document.querySelector('[name=tipo]').value = 'D'")
     page.get_by_label("Número de tarjeta").fill(APPROVED_PAN)
     pay(page)
-    assert page.get_by_role("alert").is_visible()
+    page.get_by_role("alert").wait_for()
     assert (told(world, order, SECOND), lines(world, order, SECOND, 0)) == (0, [])
+
+
+def test_wp_24_a_1g_form_has_credit_only(page: Any, world: Threaded) -> None:
+    order = buy(page, world, FIRST)
+    assert page.get_by_text("Tarjeta de débito").count() == 0
+    assert page.get_by_label("Banco").count() == 0
+    picture(page, "12-formulario-1g")
+    page.evaluate("document.querySelector('[name=tipo]').value = 'D'")
+    page.get_by_label("Número de tarjeta").fill(APPROVED_PAN)
+    pay(page)
+    page.get_by_role("alert").wait_for()
+    assert (told(world, order, FIRST), lines(world, order, FIRST, 0)) == (0, [])
+    fill(page)
+    pay(page)
+    home(page, paid=True)
+    record = line(world, order, FIRST)
+    assert (*ended(record), dict(record.pairs)["TBK_VCI"]) == ("ACK", "0", "NP")
+
+
+def test_a_1g_form_asks_no_bank_and_a_2g_form_does(page: Any, asking: Threaded) -> None:
+    """Where holders of credit cards are asked, those of 1G are not."""
+    asked = len(asking.world.bank.asked)
+    order = buy(page, asking, FIRST)
+    fill(page)
+    pay(page)
+    home(page, paid=True)
+    assert dict(line(asking, order, FIRST).pairs)["TBK_VCI"] == "NP"
+    assert len(asking.world.bank.asked) == asked
+    order = buy(page, asking, SECOND)
+    fill(page)
+    pay(page)
+    page.wait_for_url("**/webpay/banco/**")
+    page.get_by_label("RUT").fill("11.111.111-2")
+    page.get_by_label("Clave").fill("123")
+    page.get_by_role("button", name="Continuar").click()
+    page.get_by_role("alert").wait_for()
+    assert page.get_by_label("Clave").input_value() == ""
+    picture(page, "14-banco-rut-malo")
+    page.get_by_label("RUT").fill("11.111.111-1")
+    page.get_by_label("Clave").fill("123")
+    page.get_by_role("button", name="Continuar").click()
+    home(page, paid=True)
+    assert dict(line(asking, order, SECOND).pairs)["TBK_VCI"] == "TSY"
+    assert asking.world.bank.asked[asked:] == [("", "C")]
+
+
+def test_wp_22_the_holder_leaves_its_bank_in_the_browser(plain: Any, asking: Threaded) -> None:
+    order = buy(plain, asking, KIT)
+    fill(plain)
+    pay(plain)
+    plain.wait_for_url("**/webpay/banco/**")
+    plain.get_by_role("button", name="Abandonar").click()
+    plain.wait_for_url("**/webpay/final/**")
+    record = line(asking, order)
+    assert (*ended(record), dict(record.pairs)["TBK_VCI"]) == ("ACK", "-1", "ABO")
+
+
+def test_instalments_that_the_shop_has_fixed(page: Any, world: Threaded) -> None:
+    order = buy(page, world, FIXED)
+    assert page.get_by_text("Tarjeta de débito").count() == 0
+    choices = page.get_by_label("Cuotas").locator("option").all_inner_texts()
+    assert choices == ["6 cuotas fijas"]
+    picture(page, "13-cuotas-del-comercio")
+    page.evaluate("document.querySelector('#cuotas option').value = 'VC-12'")
+    fill(page, cuotas="VC-12")
+    pay(page)
+    assert "Elija la cantidad de cuotas" in page.get_by_role("alert").inner_text()
+    assert told(world, order, FIXED) == 0
+    fill(page, cuotas="CI-6")
+    pay(page)
+    home(page, paid=True)
+    record = line(world, order, FIXED)
+    kind = (record.value("pay_type"), record.value("instalments"))
+    assert (*ended(record), *kind) == ("ACK", "0", "CI", "6")
 
 
 def test_wrong_input_is_told_and_nothing_secret_comes_back(page: Any, world: Threaded) -> None:
@@ -302,7 +386,7 @@ def test_wp_46_cancel(page: Any, world: Threaded) -> None:
 def test_wp_46_a_form_that_waits_too_long_expires_by_itself(plain: Any, hasty: Threaded) -> None:
     order = buy(plain, hasty)
     plain.wait_for_url("**/webpay/final/**")
-    assert plain.get_by_text("El tiempo para pagar terminó").is_visible()
+    plain.get_by_text("El tiempo para pagar terminó").wait_for()
     plain.get_by_role("button", name="Volver al comercio").click()
     plain.wait_for_url("**/fracaso**")
     assert (told(hasty, order), lines(hasty, order, wait_s=0)) == (0, [])
@@ -315,11 +399,11 @@ def test_wp_05_the_waiting_page_until_a_silent_shop_has_lost_its_sale(
     fill(plain)
     pay(plain)
     plain.wait_for_url("**/webpay/espera/**")
-    assert plain.get_by_role("heading", name="Estamos procesando").is_visible()
+    plain.get_by_role("heading", name="Estamos procesando").wait_for()
     picture(plain, "06-espera")
     plain.reload()
     plain.wait_for_url("**/webpay/final/**")
-    assert plain.get_by_text("72 horas").is_visible()
+    plain.get_by_text("72 horas").wait_for()
     assert ended(line(hasty, order)) == ("ERR", "0")
 
 
@@ -338,7 +422,7 @@ def test_wp_44_a_double_click_pays_once(page: Any, world: Threaded) -> None:
 
 def test_wp_44_two_tabs_pay_once(page: Any, world: Threaded) -> None:
     before = purchases(world)
-    order = buy(page, world, faults=Faults(delay_ms=Delay(headers=1500)))
+    order = buy(page, world, faults=Faults(delay_ms=Delay(headers=5000)))
     second = page.context.new_page()
     second.goto(page.url)
     fill(page)
@@ -354,7 +438,7 @@ def test_wp_44_two_tabs_pay_once(page: Any, world: Threaded) -> None:
 
 def test_wp_45_back_and_refresh_pay_nothing_again(plain: Any, world: Threaded) -> None:
     before = purchases(world)
-    order = buy(plain, world, faults=Faults(delay_ms=Delay(headers=1500)))
+    order = buy(plain, world, faults=Faults(delay_ms=Delay(headers=5000)))
     form = plain.url
     fill(plain)
     pay(plain)
@@ -363,7 +447,7 @@ def test_wp_45_back_and_refresh_pay_nothing_again(plain: Any, world: Threaded) -
     plain.wait_for_url("**/webpay/final/**")
     final = plain.url
     plain.reload()
-    assert plain.get_by_role("heading", name="Pago aprobado").is_visible()
+    plain.get_by_role("heading", name="Pago aprobado").wait_for()
     picture(plain, "07-aprobada")
     plain.goto(form)
     assert plain.url == final
@@ -409,18 +493,18 @@ def test_wp_42_an_order_started_again_ends_its_first_page(plain: Any, world: Thr
     fill(plain)
     pay(plain)
     plain.wait_for_url("**/webpay/final/**")
-    assert plain.get_by_text("inició otro pago").is_visible()
+    plain.get_by_text("inició otro pago").wait_for()
     fill(second)
     pay(second)
     second.wait_for_url("**/webpay/final/**")
-    assert second.get_by_role("heading", name="Pago aprobado").is_visible()
+    second.get_by_role("heading", name="Pago aprobado").wait_for()
     assert (told(world, order), ended(line(world, order))) == (1, ("ACK", "0"))
 
 
 def test_wp_47_a_browser_that_is_closed_changes_nothing(browser: Any, world: Threaded) -> None:
     context = browser.new_context()
     page = context.new_page()
-    order = buy(page, world, faults=Faults(delay_ms=Delay(headers=1000)))
+    order = buy(page, world, faults=Faults(delay_ms=Delay(headers=4000)))
     fill(page)
     pay(page)
     page.wait_for_url("**/webpay/espera/**")
@@ -437,7 +521,7 @@ def test_wp_53_the_success_page_alone_pays_nothing(page: Any, world: Threaded) -
     page.get_by_role("button", name="Yerba mate").click()
     order = page.url.rpartition("/")[2]
     page.goto(f"http://127.0.0.1:{shop.site_port}/exito?TBK_ORDEN_COMPRA={order}")
-    assert page.get_by_role("heading", name="La orden no está pagada").is_visible()
+    page.get_by_role("heading", name="La orden no está pagada").wait_for()
     stored = shop.merchant.orders.order(shop.code, order)
     assert stored is not None
     assert stored.state == "SENT"
@@ -471,6 +555,67 @@ def test_keyboard_only(page: Any, world: Threaded) -> None:
     assert reached == ["credito", "numero", "vencimiento", "codigo", "cuotas", "Pagar"]
     home(page, paid=True)
     assert line(world, order).value("pay_type") == "SI"
+
+
+@pytest.mark.parametrize(
+    ("number", "choice"), [(FIRST, "VN"), (SECOND, "VN"), (FIXED, "CI")], ids=["1g", "2g", "cic"]
+)
+def test_credit_forms_by_keyboard(page: Any, world: Threaded, number: int, choice: str) -> None:
+    """From the top of the page with Tab and Enter alone."""
+    order = buy(page, world, number)
+    keyboard = page.keyboard
+    page.locator("body").press("Tab")  # skip link
+    reached: list[str] = []
+    typed = {"numero": APPROVED_PAN, "vencimiento": "12/30", "codigo": CVV}
+    for _ in range(8):
+        keyboard.press("Tab")
+        name = page.evaluate("document.activeElement.id || document.activeElement.textContent")
+        reached.append(name)
+        keyboard.type(typed.get(name, ""))
+        if name == "Pagar":
+            keyboard.press("Enter")
+            break
+    assert reached == ["numero", "vencimiento", "codigo", "cuotas", "Pagar"]
+    home(page, paid=True)
+    record = line(world, order, number)
+    assert (*ended(record), record.value("pay_type")) == ("ACK", "0", choice)
+
+
+@pytest.mark.parametrize(
+    ("number", "cuotas"), [(FIRST, "VC-6"), (SECOND, "VC-6"), (FIXED, "CI-6")],
+    ids=["1g", "2g", "cic"],
+)  # fmt: skip
+def test_credit_forms_without_scripts(
+    plain: Any, world: Threaded, number: int, cuotas: str
+) -> None:
+    order = buy(plain, world, number)
+    fill(plain, "4051885600446624", cuotas)
+    pay(plain)
+    plain.get_by_role("alert").wait_for()
+    assert plain.get_by_label("Cuotas").input_value() == cuotas
+    fill(plain, cuotas=cuotas)
+    pay(plain)
+    plain.wait_for_url("**/webpay/final/**")
+    plain.get_by_role("button", name="Volver al comercio").click()
+    home(plain, paid=True)
+    record = line(world, order, number)
+    assert (*ended(record), record.value("pay_type")) == ("ACK", "0", cuotas[:2])
+
+
+def test_debit_without_scripts(plain: Any, world: Threaded) -> None:
+    order = buy(plain, world)
+    plain.get_by_text("Tarjeta de débito").click()
+    plain.get_by_label("Banco", exact=True).select_option("estado")
+    plain.get_by_label("Número de tarjeta").fill(APPROVED_PAN)
+    pay(plain)
+    plain.wait_for_url("**/webpay/banco/**")
+    plain.get_by_label("RUT").fill("11111111-1")
+    plain.get_by_label("Clave").fill("123")
+    plain.get_by_role("button", name="Continuar").click()
+    plain.wait_for_url("**/webpay/final/**")
+    plain.get_by_role("button", name="Volver al comercio").click()
+    home(plain, paid=True)
+    assert line(world, order).value("pay_type") == "VD"
 
 
 def test_debit_by_keyboard(page: Any, world: Threaded) -> None:

@@ -173,7 +173,7 @@ class Peer:
         packed: bool = False,
         key_number: int = 1,
     ) -> None:
-        self.socket = socket.create_connection(address, timeout=8)
+        self.socket = socket.create_connection(address, timeout=30)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.peer, self.long_key, self.key_number = peer, bytes.fromhex(key), key_number
         self.key = self.long_key
@@ -308,7 +308,7 @@ class Peer:
 
 
 def run(
-    *words: object, config: Path | None = None, seconds: float = 60
+    *words: object, config: Path | None = None, seconds: float = 120
 ) -> subprocess.CompletedProcess[str]:
     """Run `troncal WORDS…` to its end."""
     environment = {name: value for name, value in os.environ.items() if "TRONCAL" not in name}
@@ -365,7 +365,7 @@ class Node:
 
     def get(self, path: str) -> tuple[int, str]:
         """HTTP GET of the operators' listener."""
-        connection = http.client.HTTPConnection(*self.listeners["ops"], timeout=8)
+        connection = http.client.HTTPConnection(*self.listeners["ops"], timeout=30)
         with contextlib.closing(connection):
             connection.request("GET", path)
             answer = connection.getresponse()
@@ -375,6 +375,6 @@ class Node:
         """End it; return the exit code. Nothing but the ready line may stand on stdout."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        rest, _ = self.process.communicate(timeout=15)
+        rest, _ = self.process.communicate(timeout=60)
         assert rest == ""
         return self.process.returncode

@@ -225,9 +225,14 @@ class Cashier:
         # Half of those without an answer are sent again without asking first.
         if operation.told is not None or self._chance.random() < 0.5:
             await self._query(node, operation)
-        if operation.told is None:
+        until_s = trio.current_time() + UNDECIDED_S
+        while operation.told is None:
             self.resent += 1
             await self._submit(node, operation)
+            if operation.told is None:  # it took no new work just then
+                if trio.current_time() > until_s:
+                    raise Broken(f"{operation.request.trace} is taken by nobody")
+                await trio.sleep(ASK_AGAIN_S)
         if operation.owed is not None:
             self.resent += 1
             await self._act(node, operation, operation.owed)

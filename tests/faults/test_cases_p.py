@@ -66,7 +66,7 @@ class Place:
         wanted = len(answers) + count
         await self.until(lambda: len(answers) >= wanted)
 
-    async def until(self, done: Callable[[], Any], within_s: float = 20.0) -> None:
+    async def until(self, done: Callable[[], Any], within_s: float = 40.0) -> None:
         with trio.fail_after(within_s):
             while True:
                 result = done()
@@ -213,6 +213,8 @@ async def test_P03_one_probe_at_a_time(tmp_path: Path) -> None:
         here.to_ceibo.mode = "hang"  # TCP is accepted, and nothing more
         here.to_ceibo.cut()
         await here.until(partial(_link_down, here.three, "sicoop", "ceibo"))
+        # Connections that were renewed while others still counted as up end first.
+        await here.until(lambda: here.to_ceibo.hanging <= 1)
         before, here.to_ceibo.hanging_most = here.to_ceibo.opened, 0
         answers = []
         with trio.move_on_after(3):
@@ -326,7 +328,7 @@ async def test_P07_a_standby_takes_over_the_directory(tmp_path: Path) -> None:
 
         async with trio.open_nursery() as working:
             working.start_soon(ask)
-            with trio.fail_after(10):
+            with trio.fail_after(40):
                 while sum(issuer.states().values()) < 9:  # noqa: ASYNC110 (nothing signals it)
                     await trio.sleep(0.01)
             await found.kill("sicoop")

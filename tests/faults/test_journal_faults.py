@@ -33,6 +33,8 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 main()
 """
 
+pytestmark = pytest.mark.disk
+
 
 class Till:
     """A cashier of few words: deposits, and what became of them."""

@@ -41,6 +41,8 @@ TORN = 0.3
 SNAPSHOTS = 0.25
 ANSWERED_S = 600.0  # a machine may stand still; a node that hangs is found by the test's own end
 
+pytestmark = pytest.mark.disk
+
 
 @dataclass
 class Figures:

@@ -30,6 +30,8 @@ group_bytes_max = 1048576
 digest_every_groups = 256
 """
 
+pytestmark = pytest.mark.disk
+
 
 def busy_day(site: Site, records: int) -> tuple[int, int]:
     """Cash_outs, deposits and marks until the journal has so many records; digests of the end."""

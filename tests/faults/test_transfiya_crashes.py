@@ -90,6 +90,45 @@ async def test_ty_17_to_ty_25_crash_during_a_reversal(
             check(house, 0)
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    ("number", "state"),
+    [(5, "RESERVED"), (6, "SIGNED"), (7, "POSTED")],
+    ids=["ty_20_phase_1", "ty_21_put", "ty_24_capture"],
+)
+async def test_crash_at_the_core_and_at_the_tag(
+    tmp_path: Path, clock: Any, number: int, state: str, when: str
+) -> None:
+    """One hold, one tx_id, one capture; whether the step was written or not."""
+    async with House(tmp_path).running(clock) as house:
+        bank = house.rojo
+        bank.crash_at = (number, when)
+        transfer = house.network.begin(ANA, LUIS, "100.00")
+        await house.until(lambda: not bank.up)
+        bank.crash_at = None
+        await bank.stopped()
+        bank.open()
+        stored = bank.item("UPLOAD", transfer.tx_ref, house.ana)
+        assert stored is not None
+        assert (stored.state == state) is (when == "after"), stored.history
+        held = bank.open_holds()
+        assert held == int(stored.state in ("RESERVED", "SIGNED"))
+        bank.node.close()
+        bank.up = False
+        await house.restart(bank)
+        await house.settle()
+        assert transfer.status == "COMPLETED"
+        check(house, 1)
+        ended = bank.item("UPLOAD", transfer.tx_ref, house.ana)
+        assert ended is not None
+        assert [name for name, _ in ended.history].count("POSTED") == 1
+        action = house.network.actions[ended.action_id]
+        assert action["labels"]["tx_id"] == ended.core
+        tags = [v["labels"]["tx_id"] for name, path, v in house.network.log
+                if name == "tag" and ended.action_id in path]  # fmt: skip
+        assert set(tags) == {ended.core}
+
+
 async def test_ty_18_one_action_is_created(tmp_path: Path, clock: Any) -> None:
     """It dies while the create call is on its way: the action that was made is adopted."""
     async with House(tmp_path).running(clock) as house:

@@ -625,18 +625,39 @@ class Torture:
                 had = f"has {balance.available}, was told of {BALANCE + effect}"
                 raise Broken(f"{name} of {'the bank' if bank else 'ceibo'}: {had}")
 
-    def report(self, seconds: float) -> str:
-        figures = self.figures
-        cashiers = [cashier for shop in self.shops for cashier in shop.cashiers]
+    def row(self, seconds: float, findings: int) -> str:
+        """The run as a line of the table in docs/reliability.md."""
+        figures, cashiers = self.figures, self._cashiers
         faults = figures.faults
-        kills = faults["kill"] + 2 * faults["kill_starting"] + len(ROLES) * faults["blackout"]
-        partitions = sum(faults[name] for name in LINE_FAULTS)
+        cells = (
+            f"seed {self.seed}", figures.rounds, f"{seconds:,.0f}", self._kills,
+            faults["freeze"], faults["restart"], self._partitions, f"{len(self.operations):,}",
+            f"{sum(c.answers for c in cashiers):,}", sum(c.unanswered for c in cashiers), findings,
+        )  # fmt: skip
+        return f"| {' | '.join(map(str, cells))} |"
+
+    @property
+    def _cashiers(self) -> list[Cashier]:
+        return [cashier for shop in self.shops for cashier in shop.cashiers]
+
+    @property
+    def _kills(self) -> int:
+        faults = self.figures.faults
+        return faults["kill"] + 2 * faults["kill_starting"] + len(ROLES) * faults["blackout"]
+
+    @property
+    def _partitions(self) -> int:
+        return sum(self.figures.faults[name] for name in LINE_FAULTS)
+
+    def report(self, seconds: float) -> str:
+        figures, cashiers = self.figures, self._cashiers
+        faults = figures.faults
         states = Counter(next(iter(o.states)) or "unknown" for _, o in self.operations)
         return "\n".join(
             (
-                f"seed {self.seed}: {figures.rounds} rounds in {seconds:.0f} s: {kills} kills, "
-                f"{faults['freeze']} stops (SIGSTOP), {faults['restart']} restarts, "
-                f"{partitions} faults of lines",
+                f"seed {self.seed}: {figures.rounds} rounds in {seconds:.0f} s: {self._kills} "
+                f"kills, {faults['freeze']} stops (SIGSTOP), {faults['restart']} restarts, "
+                f"{self._partitions} faults of lines",
                 f"faults: {dict(sorted(faults.items()))}",
                 f"{len(self.operations)} operations {dict(sorted(states.items()))}, "
                 f"{sum(c.answers for c in cashiers)} answers, "

@@ -167,8 +167,7 @@ async def test_g06_late_approval_is_confirmed_or_voided_as_configured(house: Cip
 async def test_g07_a_crash_between_approval_and_update(house: CipHouse) -> None:
     """The source has approved, nobody heard it: the restart asks, and writes the codes."""
     async with house.running() as client:
-        with trio.move_on_after(0.2):
-            await house.pay(client, "INV-1", 150_073)
+        await house.until_submitted(lambda: house.pay(client, "INV-1", 150_073))
     assert house.payments()[0].status == "SUBMITTED"
     house.restart()
     house.advance(1)
@@ -395,4 +394,12 @@ async def test_what_is_too_large_or_too_deep_is_refused(house: CipHouse) -> None
         assert (await client.post(PAYMENTS, json=long)).status_code == 422
         large = await client.post(PAYMENTS, content=b"x" * 65_537)
         assert (large.status_code, large.json()["error"]["code"]) == (413, "too_large")
+        larger = await client.post(PAYMENTS, content=b"x" * 200_000)
+        assert (larger.status_code, larger.json()["error"]["code"]) == (413, "too_large")
+        house.product.mounts[0]._requests_max = 0
+        shed = await house.pay(client)
+        assert (shed.status_code, shed.json()["error"]["code"]) == (503, "overloaded")
+        assert shed.headers["retry-after"] == "1"
+        assert (await client.get("/cip/")).status_code == 503
+        house.product.mounts[0]._requests_max = 512
         assert (await house.pay(client)).status_code == 201

@@ -14,7 +14,7 @@ from switch.node import Node
 from switch.ops.keys import MasterKey, base32
 from switch.provisioning import ProvisioningError
 from tests.flows.conftest import Build
-from tests.house import MASTER, OTHER_TERMINAL, House
+from tests.house import MASTER, OTHER_TERMINAL, TERMINAL, House
 from tests.layouts import all_of, nodes_of, stopped
 from tests.offices import Office, next_morning
 
@@ -150,6 +150,44 @@ def test_S07_a_holder_is_shown_masked(house: House) -> None:
     assert (shown.code, shown.name) == ("00", "A*** MA*** RO***")
     unknown = house.ask(Holder(document="9999999"))
     assert (unknown.code, unknown.name, unknown.cards) == ("05", UNSET, UNSET)
+
+
+def test_S07_documents_cannot_be_probed_by_holder_questions(house: House) -> None:
+    """After twenty nobodies the till is told the same of everybody; others go on."""
+    known = house.holder.document
+
+    def asked(document: str, **where: str) -> str:
+        return house.ask(Holder(document=document), **where).code
+
+    for number in range(20):
+        assert asked(known) == "00"
+        assert asked(str(9_000_000 + number)) == "05"
+    assert "document_probing" in house.alarms()
+    assert (asked(known), asked("9999999")) == ("05", "05")
+    red = nodes_of(house)["red"].node.red
+    assert red.probing.refused == 2
+    assert asked(known, terminal=OTHER_TERMINAL) == "00"
+    assert house.deposit(A).code == "00"  # which moves money, and has its own counters
+    house.crash()
+    assert asked(known) == "05"
+    house.clock.advance(901)
+    assert asked(known) == "00"
+
+
+def test_S07_a_network_that_probes_from_many_tills_is_told_of(house: House) -> None:
+    """Each till stays below its limit; nobody is locked, but somebody is told."""
+    tills = [TERMINAL, OTHER_TERMINAL]
+    for number in range(12):
+        tills.append(f"0000{8000 + number}")
+        house.do("terminal_add", number=tills[-1], network="0012", branch="17")
+    for index in range(200):
+        asked = house.ask(
+            Holder(document=str(9_000_000 + index)), terminal=tills[index % len(tills)]
+        )
+        assert asked.code == "05"
+    assert "document_probing_network" in house.alarms()
+    assert "document_probing" not in house.alarms()
+    assert house.ask(Holder(document=house.holder.document)).code == "00"
 
 
 # ---- S08: unmasked data

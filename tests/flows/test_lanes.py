@@ -18,7 +18,7 @@ import pytest
 from core_ext._frames import Channel
 from core_ext._lanes import TerminalLane
 from core_ext._mac import MacKey
-from protocols.messages import CashOut, Delivered
+from protocols.messages import CashOut, Delivered, Deposit, Echo, EchoAnswer
 from protocols.session import TERMINAL as VOCABULARY
 from protocols.session.vocabulary import DECODE_ERRORS, decoder, encoder, encoding_of
 from tests.conftest import FUZZ
@@ -129,7 +129,7 @@ def reference(house: House, terminal: str, payloads: list[bytes]) -> list[bytes]
     asked = [(data, message) for data, message in asked if message is not None]
     tolds = house.send([(terminal, message) for _, message in asked])
     return [
-        payload(m, encoding_of(data) if type(message) is CashOut else "json")
+        payload(m, encoding_of(data) if type(message) in (CashOut, Deposit) else "json")
         for told, (data, message) in zip(tolds, asked, strict=True)
         for m in told.messages
     ]
@@ -244,6 +244,77 @@ def test_a_mark_of_delivery_is_the_same_bytes(pair: Pair, connect: Connect, enco
     assert pair.straight.node.lanes.taken == taken + 3
 
 
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+@pytest.mark.parametrize("terminal", [TERMINAL, PLAIN_TERMINAL])
+def test_answers_to_deposits_are_the_same_bytes(
+    pair: Pair, connect: Connect, encoding: Any, terminal: str
+) -> None:
+    line = connect(terminal)
+    warm(pair, line)
+    taken = pair.straight.node.lanes.taken
+    ways: list[dict[str, Any]] = [
+        {},
+        {"cashier": "777", "depositor": "CI1234567"},
+        {"branch": "17", "card": pair.holders[3].card},
+        {"document": None, "phone": "0981000001"},
+    ]
+    for count, fields in enumerate(ways, 1):
+        holder = pair.holders[9] if "phone" in fields else pair.holders[3]
+        message = deposit(pair, holder.document, **fields)
+        line.send([payload(message, encoding)])
+        work(pair.straight)
+        [said] = line.received()
+        [expected] = reference(pair.flows, terminal, [payload(message, encoding)])
+        assert said == expected
+        mark = Delivered(original=message.trace)
+        line.send([payload(mark, encoding)])
+        work(pair.straight)
+        [told] = pair.flows.ask_all([mark], line.terminal)
+        assert line.received() == [payload(told, encoding)]
+        counts = pair.straight.node.straight.core.deposit_counts
+        assert pair.straight.node.lanes.taken == taken + 2 * count, counts
+
+
+def deposit(pair: Pair, person: str, **fields: Any) -> Deposit:
+    values: dict[str, Any] = {
+        "trace": pair.straight.trace(), "cashier": "345", "document": person,
+        "amount": 20_000, "currency": "PYG",
+    } | fields  # fmt: skip
+    return Deposit(**{name: value for name, value in values.items() if value is not None})
+
+
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+def test_an_echo_is_answered_and_no_request(pair: Pair, connect: Connect, encoding: Any) -> None:
+    line = connect()
+    node = pair.straight.node
+    echoes = [
+        Echo(), Echo(trace=7), Echo(id=0), Echo(trace=999_999, id=12), Echo(id=2**39),
+    ]  # fmt: skip
+    line.send([payload(echo, encoding) for echo in echoes])
+    line.send([payload(EchoAnswer(trace=3), encoding)])
+    work(pair.straight)
+    assert line.received() == [payload(EchoAnswer(e.trace, e.id), encoding) for e in echoes]
+    assert (node.lanes.taken, node.lanes.held, line.lane.in_flight) == (0, 0, 0)
+    assert not node.codes
+
+
+def test_an_echo_that_is_not_plain_is_left_to_the_session(pair: Pair, connect: Connect) -> None:
+    line = connect()
+    lanes = pair.straight.node.lanes
+    for odd in (
+        b'{"op":"echo","trace":0}', b'{"op":"echo","trace":1000000}', b'{"op":"echo","id":-1}',
+        b'{"op":"echo","id":9223372036854775807}', b'{"op":"echo","note":1}',
+        b'{"op":"echo","amount":5}', b'{"op":"echo","id":"5"}', b'{"op":"echo_answer","token":"1"}',
+        msgspec.msgpack.encode({"op": "echo", "id": 2**63}),
+        msgspec.msgpack.encode({"op": "echo", "trace": "7"}),
+    ):  # fmt: skip
+        line.send([odd])
+        lanes.begin()
+        assert lanes.next(True, pair.straight.clock.now_ns, 0, 1.0, 100) == (line, None), odd
+        assert line.channel.take() == [odd]
+        assert lanes.next(True, pair.straight.clock.now_ns, 0, 1.0, 100) is None
+
+
 def test_random_traffic_as_payloads(pair: Pair, connect: Connect) -> None:
     traffic = Traffic(pair, 7)
     pick = random.Random(7)
@@ -267,7 +338,11 @@ def test_what_is_not_plain_is_left_alone_and_means_the_same(pair: Pair, connect:
     for _ in range(ROUNDS):
         pair.advance(61)
         holder = pick.choice(pair.holders[3:7])
-        fields = json.loads(payload(pair.cash_out(holder, amount=1_000)))
+        asked = pair.cash_out(holder, amount=1_000)
+        if pick.random() < 0.4:
+            fields = json.loads(payload(deposit(pair, holder.document, amount=1_000)))
+        else:
+            fields = json.loads(payload(asked))
         exchange(pair, line, [spelled(pick, fields)])
         if pick.random() < 0.05:
             pair.do("card_fund", card=holder.card, amount=1_000_000)
@@ -333,7 +408,9 @@ def _unknown(pick: random.Random, items: Items) -> None:
 MORE = (
     ("local_time", "2026-11-22T12:00:00"), ("local_time", "x" * 41), ("branch", "17"),
     ("branch", "000017"), ("phone", "0981000001"), ("document_type", "CI"),
-    ("document_type", "PAS"), ("branch", ""),
+    ("document_type", "PAS"), ("branch", ""), ("card", "card-000004"), ("card", ""),
+    ("depositor", "CI1234567"), ("depositor", "CI123"), ("depositor", "RUC800000-1"),
+    ("declaration", {"origin": "venta"}), ("id", 5), ("token", "123456"), ("original", 3),
 )  # fmt: skip
 
 

@@ -333,6 +333,23 @@ def test_a_repeat_while_the_first_is_under_way_gets_the_same_answer(world: Apart
     world.expect_end(1, "E1", A)
 
 
+@pytest.mark.parametrize("kind", ["cash_out", "deposit"])
+def test_I02_a_repeat_while_a_restarted_red_still_asks(world: Apart, kind: str) -> None:
+    """Who waits then is not the first who asked: he is told what anybody is told later."""
+    code = {"token": world.ceibo.code()} if kind == "cash_out" else {}
+    request = world.red.request(1, A, kind=kind, document=world.holder.document, **code)
+    world.sessions.policy = only("hold", "hold")
+    world.send(request)
+    world.kill("red")
+    world.disconnect(world.sessions)
+    world.start("red")
+    again = world.send(request)
+    assert again.messages == []
+    world.connect()
+    assert (again.answer.state, again.answer.duplicate) == ("ERROR", True)
+    assert again.answer.instruction == {"cash_out": "NO_ENTREGUE", "deposit": "DEVUELVA"}[kind]
+
+
 def test_hold_that_is_never_decided_by_itself(world: Apart) -> None:
     """Policy never-auto: only a capture or a release decides."""
     assert world.holds.desk is not None

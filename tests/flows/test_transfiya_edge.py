@@ -261,6 +261,22 @@ async def test_ty_57_no_room_for_new_work(tmp_path: Path, clock: Clock) -> None:
         house.check_even()
 
 
+async def test_maintenance_refuses_new_work_only(tmp_path: Path, clock: Clock) -> None:
+    async with House(tmp_path).running(clock) as house:
+        house.network.faults.append(Fault("tag", "delay", skip=1, value=2.0))
+        begun = house.network.begin(ANA, LUIS, "100.00")
+        await house.until(lambda: house.network.calls["tag"] == 2)
+        house.verde.node.issuers.closed = True
+        main = {**begun.main, "labels": {**begun.main["labels"], "tx_ref": "new-1"}}
+        http, body = await house.during(house.network.call_bank("verde", "credit", main))
+        assert (http, body["error"]["message"][:14]) == (503, "out-of-service")
+        await house.settle()
+        assert begun.status == "COMPLETED"
+        house.verde.node.issuers.closed = False
+        assert (await house.pay()).status == "COMPLETED"
+        house.check_even()
+
+
 async def test_ty_58_work_goes_on_after_a_stop(tmp_path: Path, clock: Clock) -> None:
     """While it stops no new work is taken; what is left is taken up at the next start."""
     async with House(tmp_path).running(clock) as house:

@@ -157,6 +157,18 @@ async def test_ty_30_a_lasting_403_makes_no_storm(house: House, clock: Clock) ->
     as_before(house)
 
 
+async def test_ty_30_no_token_is_an_alarm_once(house: House, clock: Clock) -> None:
+    house.network.faults.append(Fault("token", "status", count=40, value=503))
+    transfer = house.network.begin(ANA, LUIS, "1.00")
+    await house.pause(60.0)
+    assert house.rojo.node.alarms["transfiya_token_failed"] == 1
+    house.network.faults.clear()
+    await house.settle()
+    assert (await house.pay("2.00")).status == "COMPLETED"
+    assert transfer.status == "REJECTED"
+    house.check_even(breaches=False)
+
+
 # ---- the synchronous part
 
 
@@ -289,6 +301,48 @@ async def test_ty_40_refund_without_a_debit(house: House, case: str, clock: Cloc
     house.check_even(breaches=False)
 
 
+async def test_ty_63_an_error_in_a_reversal_is_an_alarm(house: House, clock: Clock) -> None:
+    """The refund is refused by the network: the transfer stays as it is, and people are told."""
+    house.network.wallets[LUIS].link = "BLOCK"
+    house.network.faults.append(Fault("create", "refuse", skip=1, value=123))
+    transfer = await house.pay()
+    assert transfer.status == "ERROR"
+    assert house.rojo.node.alarms["transfiya_transfer_error"] == 1
+    await house.during(house.network.call_bank("rojo", "status", house.network.record(transfer)))
+    assert house.rojo.node.alarms["transfiya_transfer_error"] == 1
+    house.check_even(breaches=False)
+
+
+@pytest.mark.parametrize("form", ["main", "reject"])
+@pytest.mark.parametrize(
+    ("endpoint", "kind", "value", "ends"),
+    [
+        ("debit", "stop", None, "REJECTED"),
+        ("debit", "undo", None, "REJECTED"),
+        ("status", "stop", None, "REJECTED"),
+        ("action", "stop", None, "REJECTED"),
+        ("action", "undo", None, "REJECTED"),
+        ("credit", "stop", None, "REJECTED"),
+        ("credit", "undo", None, "REJECTED"),
+        ("credit", "mark", "ERROR", "REJECTED"),
+        ("credit", "mark", "completed", "REJECTED"),
+        ("status", "swap", None, "COMPLETED"),
+        ("prove", "restart", 20.0, "COMPLETED"),
+        ("create", "restart", 3.0, "COMPLETED"),
+    ],
+)
+async def test_ty_45_reversals_at_any_step(
+    house: House, endpoint: str, kind: str, value: Any, ends: str, form: str, clock: Clock
+) -> None:
+    """The network gives up before or after any of its calls, tells nonsense, or is away."""
+    house.network.reversal_form = form
+    house.network.faults.append(Fault(endpoint, kind, value=value))
+    transfer = await house.pay()
+    assert transfer.status == ends
+    assert house.network.struck[f"{endpoint}:{kind}"] == 1
+    (paid if ends == "COMPLETED" else as_before)(house)
+
+
 @pytest.mark.parametrize("taken", [True, False])
 async def test_ty_41_refund_while_the_debit_is_uncertain(
     house: House, taken: bool, clock: Clock
@@ -336,6 +390,40 @@ async def test_ty_44_time_is_over_before_the_core(tmp_path: Path, clock: Clock) 
         assert transfer.status == "REJECTED"
         assert not [1 for name, _, _ in house.network.log if name == "prove"]
         assert [1 for name, _, v in house.network.log if name == "continue" and "error" in v]
+        as_before(house)
+
+
+@pytest.mark.parametrize("before", ["phase 1", "proof"])
+async def test_ty_44_time_is_over_while_the_bank_is_down(
+    tmp_path: Path, before: str, clock: Clock
+) -> None:
+    """It dies with the answer, or with the signed IOU, durable; and comes back too late."""
+    async with House(tmp_path, more="continue_limit_s = 40\n").running(clock) as house:
+        call = "create" if before == "phase 1" else "tag"
+        house.network.faults.append(Fault(call, "delay", value=1.0))
+        transfer = house.network.begin(ANA, LUIS, "100.00")
+        await house.until(lambda: house.network.calls[call] == 1)
+        house.rojo.crash_at = (house.rojo.steps + 1, "after")
+        await house.until(lambda: not house.rojo.up)
+        house.rojo.crash_at = None
+        await house.rojo.stopped()
+        await house.pause(12.0)
+        await house.restart(house.rojo)
+        await house.settle()
+        item = house.rojo.item("UPLOAD", transfer.tx_ref, house.ana)
+        assert item is not None
+        # What was signed may have left, for all it knows: until nobody can take it any more.
+        reason = "deadline-passed" if before == "phase 1" else "proof-not-taken"
+        assert (item.state, item.reason) == ("FAILED", reason)
+        assert [state for state, _ in item.history] == (
+            ["RECEIVED", "CREATED", "ANSWERED", "FAILING", "FAILED"]
+            if before == "phase 1"
+            else ["RECEIVED", "CREATED", "ANSWERED", "RESERVED", "TAGGED", "SIGNED", "FAILING",
+                  "FAILED"]
+        )  # fmt: skip
+        assert not [1 for name, _, _ in house.network.log if name == "prove"]
+        assert [1 for name, _, v in house.network.log if name == "continue" and "error" in v]
+        assert transfer.status == "REJECTED"
         as_before(house)
 
 
@@ -528,7 +616,7 @@ async def test_ty_61_several_actions_of_ours(house: House, clock: Clock) -> None
     transfer = house.network.begin(ANA, LUIS, "100.00")
     await house.until(lambda: len(house.network.actions) == 2)
     [made] = [o for o in house.network.actions.values() if o["labels"]["type"] == "UPLOAD"]
-    house.network.actions["twin"] = {**made, "action_id": "twin"}
+    house.network._keep({**made, "action_id": "twin"})
     await house.settle()
     item = house.rojo.item("UPLOAD", transfer.tx_ref, house.ana)
     assert item is not None

@@ -528,11 +528,11 @@ async def test_a_result_that_could_not_be_signed_in_time(
     async with acquiring(tmp_path, **kind) as acquirer:
         sign, tries = acquirer.service._rsa.sign, []
 
-        async def once_broken(key_id: str, message: bytes) -> bytes:
+        async def once_broken(key_id: str, message: bytes, name: str) -> bytes:
             tries.append(key_id)
             if len(tries) == 1:
                 raise OSError("no key just now")
-            return await sign(key_id, message)
+            return await sign(key_id, message, name)
 
         monkeypatch.setattr(acquirer.service._rsa, "sign", once_broken)
         page = await acquirer.paid()

@@ -458,7 +458,8 @@ async def test_an_answer_for_a_connection_that_is_gone_goes_nowhere(bench: Bench
     await until(lambda: bench.node.requests)
     (peer,) = bench.driver.peers
     number = peer.fd
-    peer.cancel_scope.cancel()  # as at the end of a drain: from outside, not cut
+    assert peer.tending is not None
+    peer.tending.cancel_scope.cancel()  # as at the end of a drain: from outside, not cut
     await until(lambda: client.theirs.socket.fileno() < 0)  # type: ignore[attr-defined]
     reading, writing = socket.socketpair()
     with reading, writing:

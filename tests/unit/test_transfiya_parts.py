@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,9 @@ from protocols.transfiya import (
     stable,
 )
 from protocols.transfiya.stable import DEPTH_MAX, es_number
+from switch.sections.transfiya import Bank, Transfiya, findings
+
+HANDLE = "wfsGTaiZ7MpUZ45hcv8A9Wz2wQJP6RVkxk"
 
 
 def test_the_digest_tests_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,3 +75,13 @@ JSON = st.recursive(
 @given(st.fixed_dictionaries({}, optional={"hash": JSON, "data": JSON, "meta": JSON}))
 def test_any_value_is_judged(value: object) -> None:
     assert check_iou(value) == "iou-schema"
+
+
+@pytest.mark.parametrize("name", ["v1", "v2"])
+def test_names_of_profiles_are_no_banks(name: str) -> None:
+    section = Transfiya(bank=(Bank(id=name, inbound_auth="none", bank_signer=HANDLE),))
+    [finding] = findings(section)
+    assert finding[0][-1] == "id"
+    assert not list(
+        findings(Transfiya(bank=(msgspec.structs.replace(section.bank[0], id="rojo"),)))
+    )

@@ -171,6 +171,44 @@ def test_a_new_key_has_4096_bits(node: Path) -> None:
     assert (row["bits"], row["private"]) == (4096, True)
 
 
+def test_a_key_is_rotated_with_an_overlap(tmp_path: Path, node: Path) -> None:
+    (tmp_path / "own.pem").write_bytes(private_pem("merchant_test_2048"))
+    (tmp_path / "next.pem").write_bytes(private_pem("sim_webpay_4096"))
+    run("webpay", "key", "add", "shop", tmp_path / "own.pem", "-c", node)
+    rotate = ("webpay", "key", "rotate", "shop")
+    when = ("--from", "2030-01-01", "--overlap-days", 10, "-c", node)
+    for file in (pem(tmp_path, "webpay_cert_101"), tmp_path / "none.pem"):
+        assert run(*rotate, file, *when).exit_code == 1
+    done = run(*rotate, tmp_path / "next.pem", *when, "--json")
+    assert json.loads(done.stdout)["from"] == "2030-01-01T00:00:00Z"
+    rows = json.loads(run("webpay", "key", "list", "-c", node, "--json").stdout)
+    assert [(r["name"], r["from"], r["until"]) for r in rows] == [
+        ("shop", "", "2030-01-11T00:00:00Z"), ("shop.2", "2030-01-01T00:00:00Z", ""),
+    ]  # fmt: skip
+    run("webpay", "key", "end", "shop", "--at", "2030-01-02T03:00-03:00", "-c", node)
+    assert run("webpay", "key", "end", "shop.2", "-c", node).exit_code == 1
+    rows = json.loads(run("webpay", "key", "list", "-c", node, "--json").stdout)
+    assert rows[0]["until"] == "2030-01-02T06:00:00Z"
+    assert run("webpay", "key", "rotate", "nobody", "-c", node).exit_code == 1
+    assert run("webpay", "key", "rotate", "shop.2", "-c", node).exit_code == 1
+    assert run("webpay", "key", "end", "shop", "--at", "soon", "-c", node).exit_code == 2
+
+
+def test_a_rotated_key_verifies_old_files_and_new_ones(tmp_path: Path, node: Path) -> None:
+    case = ROUND_TRIPS[0]
+    run("webpay", "key", "add", "webpay-101", pem(tmp_path, case["verify_with"]), "-c", node)
+    new = pem(tmp_path, "webpay_cert_101")
+    run("webpay", "key", "rotate", "webpay-101", new, "--overlap-days", 0, "-c", node)
+    (tmp_path / "b.log").write_bytes(case["bitacora_line"].encode("latin-1"))
+    done = run(
+        "webpay", "bitacora", tmp_path / "b.log", "--key", "webpay-101", "--json", "-c", node
+    )
+    assert json.loads(done.stdout)[0]["mac"] == "ok"
+    file = tmp_path / "received"
+    file.write_bytes(CHECK_MAC[0]["file"].encode("latin-1"))
+    assert run("webpay", "check-mac", file, "-c", node).stdout == "CORRECTO\n"
+
+
 # ---- archives and old kits
 
 

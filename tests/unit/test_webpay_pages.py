@@ -17,15 +17,13 @@ from switch.web.mounts import App
 from switch.web.requests import BadForm, Rate, unique_pairs
 from switch.web.webpay import (
     Entered,
-    Outcome,
     Refused,
     View,
     WebLimits,
     cookie_name,
-    simulated_bank,
     webpay_app,
 )
-from switch.web.webpay_form import Card, choice_text, luhn, pesos, read_card
+from switch.web.webpay_form import Card, choice_text, luhn, pesos, read_card, read_rut
 
 ID = "a" * 43
 COOKIE = "c" * 43
@@ -80,9 +78,13 @@ class Table:
         tries = self.now.tries + 1
         self.change(tries=tries, nonce=f"n{tries + 1}", state="FORM" if tries < 3 else "ABORTED")
 
-    async def authenticated(self, page_id: str, nonce: str, outcome: Outcome) -> None:
-        self.told.append(outcome)
+    async def identify(self, page_id: str, nonce: str, rut: str, password: str) -> None:
+        self.told.append((rut, password))
         self.change(state="AUTHORISING", authenticating=False)
+
+    async def leave_bank(self, page_id: str, nonce: str) -> None:
+        self.told.append("ABO")
+        self.change(state="DECIDING", authenticating=False)
 
     async def cancel(self, page_id: str, nonce: str) -> None:
         self.change(state="ABORTED", cause="cancelled")
@@ -282,15 +284,45 @@ async def test_wp_24_a_form_for_credit_takes_no_debit(table: Table) -> None:
     assert table.told == []
 
 
-async def test_the_bank_says_who_it_is(table: Table) -> None:
+async def test_the_holder_says_who_it_is(table: Table) -> None:
     table.change(state="PAYING", authenticating=True)
     async with browser(app_of(table)) as holder:
         form = {"nonce": "n1", "rut": "11.111.111-1", "clave": "123"}
         answer = await holder.post(f"/webpay/banco/{ID}", data=form)
         await holder.post(f"/webpay/banco/{ID}", data=form)
     assert answer.headers["location"] == f"/webpay/espera/{ID}"
-    assert table.told == ["TSY"]
-    assert simulated_bank("11111111-1", "124") == simulated_bank("1-9", "123") == "TSN"
+    assert table.told == [("11111111-1", "123")]
+
+
+async def test_a_holder_leaves_its_bank(table: Table) -> None:
+    table.change(state="PAYING", authenticating=True)
+    async with browser(app_of(table)) as holder:
+        form = {"nonce": "n1", "rut": "", "clave": "", "volver": "1"}
+        answer = await holder.post(f"/webpay/banco/{ID}", data=form)
+    assert answer.headers["location"] == f"/webpay/espera/{ID}"
+    assert table.told == ["ABO"]
+
+
+async def test_a_mistyped_identity_number_is_asked_for_again(table: Table) -> None:
+    table.change(state="PAYING", authenticating=True)
+    async with browser(app_of(table)) as holder:
+        for rut in ("", "11.111.111-2", "x", "1" * 60):
+            form = {"nonce": "n1", "rut": rut, "clave": "secreta"}
+            answer = await holder.post(f"/webpay/banco/{ID}", data=form)
+            assert answer.headers["location"] == f"/webpay/banco/{ID}?revise=rut"
+        page = await holder.get(answer.headers["location"])
+    assert 'role="alert"' in page.text
+    assert "secreta" not in page.text
+    assert table.told == []
+
+
+def test_identity_numbers() -> None:
+    good = ("11.111.111-1", "12345678-5", "12.345.678-5", " 6-K ", "10.000.013-k", "1-9")
+    assert [read_rut(rut) for rut in good] == [
+        "11111111-1", "12345678-5", "12345678-5", "6-K", "10000013-K", "1-9",
+    ]  # fmt: skip
+    for wrong in ("", "-", "0-0", "11111111-2", "12345678", "１-9", "1234567890-1", "6-k6"):
+        assert read_rut(wrong) is None
 
 
 async def test_status_needs_the_key(table: Table) -> None:

@@ -41,7 +41,7 @@ Row = tuple[str, Any, tuple[Any, ...]]
 
 def _rows(space: int, key: bytes, value: bytes) -> Iterable[Row]:
     if space == rec.PAYMENTS:
-        yield "cip_payments", key, _payment(rec.decode_payment(value))
+        yield "cip_payments", key, payment_row(rec.decode_payment(value))
     elif space == rec.ADJUSTMENTS:
         adjustment: Adjustment = rec.decode_adjustment(value)
         yield "cip_adjustments", key, msgspec.structs.astuple(adjustment)
@@ -50,7 +50,8 @@ def _rows(space: int, key: bytes, value: bytes) -> Iterable[Row]:
         yield "cip_runs", key, msgspec.structs.astuple(run)
 
 
-def _payment(p: Payment) -> tuple[Any, ...]:
+def payment_row(p: Payment) -> tuple[Any, ...]:
+    """A payment's row of `cip_payments`."""
     number = next((event.number for event in p.events if event.what == "payment"), 0)
     search = " ".join((p.payer.name, p.payer.email, p.payer.phone, p.payer.document)).casefold()
     return (
