@@ -281,20 +281,7 @@ class Ceibo:
             return self._repeat(known, fingerprint)
         if not step.admitting:
             return IssuerAnswer(*_BROKEN)
-        hold = CeiboHold(
-            network=m.network,
-            operation=m.operation,
-            kind=m.kind,
-            amount=m.amount,
-            currency=m.currency,
-            fingerprint=fingerprint,
-            created_ns=step.now_ns,
-            day=m.day,
-            state=NOTHING,
-            terminal=m.terminal,
-            branch=m.branch,
-            link=link,
-        )
+        hold = _new_hold(step, m, link, fingerprint)
         hold.code, hold.key = self._decide(step, m, hold)
         approved = hold.code == "00"
         self._move(hold, "approved" if approved else "declined", step)
@@ -303,6 +290,16 @@ class Ceibo:
             hold.commission = getattr(self._config.commissions, m.kind)
         self._store(hold)
         return _answer(hold)
+
+    def refuse(self, step: Step, link: str, m: IssuerHold, declared: int, code: str) -> None:
+        """Remember that a hold was refused before it was looked at, so that a copy of the message
+        that arrives when it would be taken is refused as well."""
+        if not step.admitting or self._load(_hold_id(link, m.network, m.operation)) is not None:
+            return
+        hold = _new_hold(step, m, link, declared)
+        hold.code, hold.key = code, KEY_OF_CODE[code]
+        self._move(hold, "declined", step)
+        self._store(hold)
 
     def _repeat(self, known: CeiboHold, fingerprint: int) -> IssuerAnswer:
         if known.state == TUMBA:
@@ -668,6 +665,14 @@ class Ceibo:
 
     def _store(self, hold: CeiboHold) -> None:
         self._table.put(hold_key(hold), hold, hold.created_ns)
+
+
+def _new_hold(step: Step, m: IssuerHold, link: str, fingerprint: int) -> CeiboHold:
+    return CeiboHold(
+        network=m.network, operation=m.operation, kind=m.kind, amount=m.amount,
+        currency=m.currency, fingerprint=fingerprint, created_ns=step.now_ns, day=m.day,
+        state=NOTHING, terminal=m.terminal, branch=m.branch, link=link,
+    )  # fmt: skip
 
 
 def card_account_flags() -> int:

@@ -141,10 +141,19 @@ class IssuerDesk:
         return reply(received, elements, until_ns)
 
     def _answer(self, step: Step, message: Message) -> dict[str, object]:
-        if message.mti == "0100" and self._off_clock(step, message):
+        off_clock = message.mti == "0100" and self._off_clock(step, message)
+        if off_clock:
             step.alarm("clock_of_host", self.link)
+        try:
+            request = issuer_request(message, now_ns=step.now_ns, opener=self._current_opener())
+        except ElementFault:
+            if not off_clock:
+                raise
             return {"39": "A5"}
-        request = issuer_request(message, now_ns=step.now_ns, opener=self._current_opener())
+        if off_clock:
+            if isinstance(request, IssuerHold):
+                self._ceibo.refuse(step, self.link, request, self._declared(message, request), "A5")
+            return {"39": "A5"}
         match request:
             case IssuerStatus():
                 state = self._ceibo.state(request.network, request.operation, self.link)

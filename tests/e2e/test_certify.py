@@ -140,8 +140,11 @@ FAULTS = {
         ("X002", "D01", "T03"),
     ),
 }  # fmt: skip
+# What is decided natively would not meet the fault.
 PLANTED = """
+import os
 import sys
+os.environ["TRONCAL_NODE_STRAIGHT_THROUGH"] = "false"
 import msgspec
 import switch.flows.answers as answers
 from switch.flows.platform_port import PlatformPort

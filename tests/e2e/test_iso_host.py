@@ -706,7 +706,10 @@ def test_K05_transmission_time_that_is_off(only: Place, client: IsoClient, kind:
         hold = client.hold(number, person.document, 1000, code, de7=utc(away_s))
         assert client.code("0100", hold) == "A5", away_s
     assert client.state(number) == ""
-    # Nothing was kept of it: number and code are as good as new.
+    # The operation stays refused, also for a copy that comes when it would be in time; the code
+    # is good.
+    assert client.code("0100", client.hold(number, person.document, 1000, code)) == "A5"
+    number = only.number()
     assert client.code("0100", client.hold(number, person.document, 1000, code)) == "00"
     for away_s in (-58, 58):
         other = only.person()

@@ -18,8 +18,9 @@ from protocols.iso8583.dialect import Dialect, Framing
 from protocols.iso8583.keys import HostKeys
 from protocols.iso8583.times import transmission_time
 from switch.cli.provision import opened
+from switch.flows.states import CAPTURADA, RECHAZADA, REVERSADA, VENCIDA
 from switch.provisioning import Provisioning
-from tests.faults.apart import LINK, three, through, till
+from tests.faults.apart import LINK, Three, three, through, till
 
 READY_S = 60.0
 
@@ -69,6 +70,20 @@ def keys_file(directory: Path, keys: Mapping[str, str]) -> str:
     return str(path)
 
 
+ENDS = (CAPTURADA, RECHAZADA, REVERSADA, VENCIDA)
+
+
+async def settled(found: Three, operations: int) -> None:
+    """Wait until so many operations have come to an end at sicoop, and nothing is owed."""
+    with trio.fail_after(60):
+        while True:
+            at_sicoop = found.at_sicoop().values()
+            ended = [o for o in at_sicoop if o.state in ENDS and not o.owed]
+            if len(ended) == operations:
+                return
+            await trio.sleep(0.1)
+
+
 async def test_sim_ceibo_behind_a_real_sicoop(tmp_path: Path, nursery: trio.Nursery) -> None:
     rules = tmp_path / "rules.toml"
     rules.write_text('[[rule]]\namount = 70_000\noperation = "hold"\nfault = "swallow"\n')
@@ -86,9 +101,7 @@ async def test_sim_ceibo_behind_a_real_sicoop(tmp_path: Path, nursery: trio.Nurs
             # a document declines as well.
             assert (await one.cash_out(50_000, "9000015")).code == "05"
             assert (await one.cash_out(70_000)).code == "91"
-            with trio.fail_after(60):
-                while any(o.owed for o in found.at_sicoop().values()):  # noqa: ASYNC110
-                    await trio.sleep(0.1)
+            await settled(found, 4)
             told = await issuer.end()
         await one.terminal.aclose()
     assert told["states"] == {"CAPTURADA": 2, "LIBERADA": 1, "RECHAZADA": 1}
@@ -112,9 +125,7 @@ async def test_sim_ceibo_dials_the_switch(tmp_path: Path, nursery: trio.Nursery)
             one = await till(found, nursery)
             await through(one)
             assert (await one.cash_out(50_000)).instruction == "ENTREGUE"
-            with trio.fail_after(60):
-                while any(o.owed for o in found.at_sicoop().values()):  # noqa: ASYNC110
-                    await trio.sleep(0.1)
+            await settled(found, 1)
             told = await issuer.end()
         await one.terminal.aclose()
     assert told["states"] == {"CAPTURADA": 1}
