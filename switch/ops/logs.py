@@ -32,6 +32,7 @@ RATE_KEY_CHARS_MAX: Final = 128
 
 # Set by our own processors; all others come from the call and are masked.
 _OWN: Final = frozenset(("event", "exception", "stack", "level", "timestamp", "area"))
+_OURS: Final = ("level", "timestamp")  # nobody else has a say in them
 
 
 def configure(level: Level = "info", form: Form = "auto", stream: TextIO | None = None) -> None:
@@ -73,6 +74,8 @@ def mask(_logger: Any, _method: str, event: EventDict) -> EventDict:
     for key, value in event.items():
         if key in ("exception", "stack"):
             shown[key] = masked_traceback(str(value))
+        elif key in _OURS:
+            shown[key] = value
         elif key in _OWN:
             shown[key] = masked_text(str(value))
         else:

@@ -12,6 +12,7 @@ characters, where it seems to end.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 
@@ -52,6 +53,8 @@ _NO_WORD: Final = re.compile(r"[^0-9a-z]+")
 _HEX: Final = re.compile(r"(?<![0-9A-Za-z])(?:0x)?[0-9A-Fa-f]{32,}(?![0-9A-Za-z])")
 _BASE32: Final = re.compile(r"(?<![0-9A-Za-z])[A-Z2-7]{32,}={0,6}(?![0-9A-Za-z])")
 _OTPAUTH: Final = re.compile(r"otpauth:\S*", re.IGNORECASE)
+# Too short for a key or a card number, and without what a pair or a URI needs: nothing to search.
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_./+-]{0,12}|[a-z_.]{13,31}")
 _DIGITS: Final = re.compile(r"[0-9](?:[ -]?[0-9]){12,}")
 _GROUP: Final = re.compile(r"[0-9]+")
 # `token=…`, `"token": …` and `token: …`, but not `card:000042`, the way subjects are written. The
@@ -85,6 +88,8 @@ def masked(key: str, value: Any) -> Any:
 
 def masked_text(text: str, chars_max: int = TEXT_CHARS_MAX) -> str:
     """Return a text without secrets and control characters, at most `chars_max` long."""
+    if _PLAIN.fullmatch(text) and len(text) <= chars_max:
+        return text
     return _bounded(_escaped(_searched(text)), chars_max)
 
 
@@ -150,6 +155,7 @@ def _number(value: int | float, *, measure: bool) -> int | float | str:
     return mask_pan(digits) if not measure and _is_pan(digits) else value
 
 
+@lru_cache(maxsize=1024)
 def _mask_of(key: str) -> Callable[[str], str] | None:
     """The function that masks a value under this key, None where the name is harmless."""
     plain = _NO_WORD.sub("_", _CAMEL.sub("_", key).lower())
