@@ -7,8 +7,9 @@ byte for byte.
 import copy
 import random
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import structs
 
@@ -250,6 +251,28 @@ class Traffic:
             trace=self.pair.straight.trace(), cashier="000345", original=message.trace,
             supervisor="000900", business_date=date,
         )  # fmt: skip
+
+
+P = TypeVar("P", bound="Pair")
+
+
+def built(directory: Path, kind: type[P]) -> Iterator[Callable[..., P]]:
+    """For a fixture: what makes pairs. At its end all that were made must agree and be sound."""
+    pairs: list[P] = []
+
+    def make(**values: Any) -> P:
+        place = directory / str(len(pairs))
+        place.mkdir()
+        pairs.append(kind(place, **values))
+        return pairs[-1]
+
+    yield make
+    for pair in pairs:
+        pair.compare()
+        pair.compare_trails()
+        for house in pair.houses:
+            house.sound()
+            house.close()
 
 
 def drive(pair: Pair, seed: int, turns: int, traffic: Traffic | None = None) -> None:

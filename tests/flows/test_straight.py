@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from switch.flows.tokens import lock_key
 from tests.conftest import FUZZ
 from tests.house import DEFAULT_LIMITS, TERMINAL
-from tests.twins import METERED, NIGHT, PLAIN_TERMINAL, TIERS, Pair, drive
+from tests.twins import METERED, NIGHT, PLAIN_TERMINAL, TIERS, Pair, built, drive
 
 SEEDS = range(4 * FUZZ if FUZZ else 2)
 TURNS = 400 if FUZZ else 60
@@ -18,21 +17,7 @@ Build = Callable[..., Pair]
 
 @pytest.fixture
 def build(tmp_path: Path) -> Iterator[Build]:
-    pairs: list[Pair] = []
-
-    def make(**values: Any) -> Pair:
-        directory = tmp_path / str(len(pairs))
-        directory.mkdir()
-        pairs.append(Pair(directory, **values))
-        return pairs[-1]
-
-    yield make
-    for pair in pairs:
-        pair.compare()
-        pair.compare_trails()
-        for house in pair.houses:
-            house.sound()
-            house.close()
+    yield from built(tmp_path, Pair)
 
 
 SETTINGS = {

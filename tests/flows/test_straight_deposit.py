@@ -19,7 +19,7 @@ from switch.flows.ticket import ascii_text
 from switch.ops.keys import from_base32
 from tests.conftest import FUZZ
 from tests.house import BRANCH, DEFAULT_LIMITS, NETWORK, TERMINAL, Holder, House
-from tests.twins import PHONE, PLAIN_TERMINAL, SHARED_PHONE, Pair, Traffic, drive
+from tests.twins import PHONE, PLAIN_TERMINAL, SHARED_PHONE, Pair, Traffic, built, drive
 
 SEEDS = range(4 * FUZZ if FUZZ else 2)
 TURNS = 400 if FUZZ else 60
@@ -144,21 +144,7 @@ Build = Callable[..., Counter]
 
 @pytest.fixture
 def build(tmp_path: Path) -> Iterator[Build]:
-    pairs: list[Counter] = []
-
-    def make(**values: Any) -> Counter:
-        directory = tmp_path / str(len(pairs))
-        directory.mkdir()
-        pairs.append(Counter(directory, **values))
-        return pairs[-1]
-
-    yield make
-    for pair in pairs:
-        pair.compare()
-        pair.compare_trails()
-        for house in pair.houses:
-            house.sound()
-            house.close()
+    yield from built(tmp_path, Counter)
 
 
 def declared(scope: str, window: str, threshold: str) -> str:
