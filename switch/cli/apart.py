@@ -99,11 +99,21 @@ def _appending(path: Path) -> Any:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens at just now. It lies below those that the kernel gives
-    to connections of its own choice, so that nobody takes it while a role is down."""
+    """A port of loopback that nobody listens at, kept from the next who asks for a minute.
+
+    It lies below those that the kernel gives to connections of its own choice, so that nobody takes
+    it while a role is down. What keeps it is a connection that its own side closed first: the
+    kernel remembers that one, refuses the port to a plain `bind` as it is made here, in whatever
+    process, and allows it to a listener (SO_REUSEADDR).
+    """
     for port in random.sample(PORTS, PORT_TRIES):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # after the plain `bind`
+            probe.listen(1)
+            with socket.create_connection(probe.getsockname()) as caller:
+                probe.accept()[0].close()
+                caller.recv(1)
             return port
     raise CliError("no free port on the loopback")
 

@@ -2,7 +2,6 @@
 mistreats them."""
 
 import json
-import socket
 import subprocess
 import sys
 from contextlib import AsyncExitStack
@@ -17,6 +16,7 @@ from click.testing import CliRunner
 
 from protocols.transfiya.times import zone_of
 from switch.cli import root
+from switch.cli.apart import free_port
 from switch.cli.demo import serving
 from switch.cli.demo_transfiya import DemoBank, _make
 from switch.cli.provision import opened
@@ -25,13 +25,6 @@ from switch.flows.transfiya_core import LedgerCore
 pytestmark = pytest.mark.timeout(600)
 LOOKS_MAX = 200
 FAULTS = ("create:lose", "prove:lose,skip=1", "credit:duplicate", "continue:status=503,count=2")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def troncal(*words: str, code: int = 0) -> Any:
