@@ -23,8 +23,8 @@ from switch.certification import kit
 from switch.certification.platform_day import YESTERDAY
 from switch.certification.stand import Terminal, Times
 from switch.cli import setup
-from switch.cli.demo import serving
 from switch.cli.provision import opened
+from switch.cli.serving import serving
 from switch.clock import iso_ms
 from switch.config import LISTENERS, Config
 from switch.node import Node

@@ -16,8 +16,8 @@ from msgspec import Struct
 
 from switch.cli import setup
 from switch.cli.apart import free_port
-from switch.cli.demo import serving
 from switch.cli.provision import provision
+from switch.cli.serving import serving
 from switch.config import LISTENERS, Config
 from switch.simulators.cip_sof import SofAccount, SofSite
 

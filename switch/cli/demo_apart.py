@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from protocols.messages import Holder
-from switch.cli import demo
+from switch.cli import demo_cashiers as cashiers
 from switch.cli.apart import LISTENER, ROLES, Apart, prepare
 from switch.cli.base import Call, CliError, cell
+from switch.cli.serving import serving, wait_for_interrupt
 from switch.journal import verify as checks
 from switch.journal.agreement import Agreement, agreement
 from switch.simulators.terminal import OutcomeUnknown, SignOnFailed, Terminal, tcp
@@ -77,20 +78,20 @@ def run(
     return result.ok
 
 
-async def _prepare(directory: Path, terminals: int, seconds: float) -> tuple[Apart, demo.World]:
+async def _prepare(directory: Path, terminals: int, seconds: float) -> tuple[Apart, cashiers.World]:
     # Steps are as long everywhere; the default of a new configuration.
-    cards, poor, uses = demo.cards_wanted(terminals, seconds, 60)
-    balance = demo.AMOUNT_STEP * demo.AMOUNT_STEPS[1] * uses
+    cards, poor, uses = cashiers.cards_wanted(terminals, seconds, 60)
+    balance = cashiers.AMOUNT_STEP * cashiers.AMOUNT_STEPS[1] * uses
     balances = {
-        str(demo.DOCUMENT_FIRST + index): balance if index < cards else 0
+        str(cashiers.DOCUMENT_FIRST + index): balance if index < cards else 0
         for index in range(cards + poor)
     }
     apart = await prepare(
-        directory, network=demo.NETWORK, terminals=terminals, branches=demo.BRANCHES,
-        cards=balances, net_debit_cap=demo.NET_DEBIT_CAP,
+        directory, network=cashiers.NETWORK, terminals=terminals, branches=cashiers.BRANCHES,
+        cards=balances, net_debit_cap=cashiers.NET_DEBIT_CAP,
     )  # fmt: skip
-    made = [demo.DemoCard(card.document, card.seed) for card in apart.cards]
-    world = demo.World(
+    made = [cashiers.DemoCard(card.document, card.seed) for card in apart.cards]
+    world = cashiers.World(
         apart.configs["ceibo"], [(t.number, t.key) for t in apart.terminals],
         deque(made[:cards]), deque(made[cards:]), [card.document for card in made[:cards]],
     )  # fmt: skip
@@ -98,19 +99,19 @@ async def _prepare(directory: Path, terminals: int, seconds: float) -> tuple[Apa
 
 
 async def _perform(
-    apart: Apart, world: demo.World, seconds: float, keep: bool, console: Console
+    apart: Apart, world: cashiers.World, seconds: float, keep: bool, console: Console
 ) -> Result:
-    tally = demo.Tally()
+    tally = cashiers.Tally()
     async with _all_serving(apart) as processes:
         console.print(_processes_table(processes))
         with console.status("waiting until the three have found each other"):
             await _connected(apart, world)
-        await demo.shown_traffic(world, apart.addresses["red"], seconds, tally)
+        await cashiers.shown_traffic(world, apart.addresses["red"], seconds, tally)
         with console.status("waiting until nobody owes anybody anything"):
             await _settled(apart)
         if keep:
             console.print("the three go on; Ctrl-C ends them", highlight=False)
-            await demo.wait_for_interrupt()
+            await wait_for_interrupt()
     with console.status("verifying"):
         reports = {r: checks.verify(c, c.data) for r, c in apart.configs.items()}
         found = agreement(**apart.configs)
@@ -126,7 +127,7 @@ async def _all_serving(apart: Apart) -> AsyncIterator[list[Process]]:
     async with AsyncExitStack() as stack:
         for role in reversed(ROLES):
             process, ready = await stack.enter_async_context(
-                demo.serving(apart.command(role), apart.log(role))
+                serving(apart.command(role), apart.log(role))
             )
             host, port = ready[LISTENER[role]]
             ops_host, ops_port = ready["ops"]
@@ -136,7 +137,7 @@ async def _all_serving(apart: Apart) -> AsyncIterator[list[Process]]:
         yield processes[::-1]
 
 
-async def _connected(apart: Apart, world: demo.World) -> None:
+async def _connected(apart: Apart, world: cashiers.World) -> None:
     """Wait until a question of a terminal gets through to ceibo and back. Raises: CliError."""
     number, key = world.terminals[0]
     terminal = Terminal(number, key, tcp(*apart.addresses["red"]))
@@ -182,7 +183,7 @@ def _tails(apart: Apart) -> str:
 
 
 def _result(
-    world: demo.World, tally: demo.Tally, processes: list[Process],
+    world: cashiers.World, tally: cashiers.Tally, processes: list[Process],
     reports: dict[str, checks.Report], found: Agreement,
 ) -> Result:  # fmt: skip
     problems = [f"{count} × {what}" for what, count in sorted(tally.unexpected.items())]

@@ -20,8 +20,8 @@ from rich.console import Console
 
 from switch.cli import setup
 from switch.cli.base import Call, print_fields, print_table
-from switch.cli.demo import serving
 from switch.cli.provision import opened
+from switch.cli.serving import serving
 from switch.config import LISTENERS, Config, load
 from switch.flows.transfiya_core import LedgerCore
 from switch.flows.transfiya_records import Items

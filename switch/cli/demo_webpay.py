@@ -18,7 +18,7 @@ from rich.table import Table
 
 from protocols.webpay import bitacora
 from switch.cli.base import Call, cell
-from switch.cli.demo import wait_for_interrupt
+from switch.cli.serving import wait_for_interrupt
 from switch.cli.webpay_world import Plan, World, new_keys, running
 from switch.simulators.webpay_issuer import APPROVED_PAN, CVV, DECLINED_PAN
 from switch.simulators.webpay_merchant import Faults

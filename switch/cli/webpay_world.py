@@ -22,8 +22,8 @@ from protocols.iso8583.keys import HostKeys
 from switch.cli import setup
 from switch.cli.apart import free_port
 from switch.cli.base import CliError
-from switch.cli.demo import serving
 from switch.cli.provision import provision
+from switch.cli.serving import serving
 from switch.config import LISTENERS, Config, load
 from switch.ops.key_store import KeyStore
 from switch.ops.keys import MasterKey

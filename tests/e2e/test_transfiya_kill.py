@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from switch.cli import demo
+from switch.cli import serving
 from switch.cli.demo_transfiya import DemoBank, _judge, _make
 from switch.simulators.transfiya import BankEntry, Network
 from switch.web.edge import serve_http
@@ -33,11 +33,11 @@ class Process:
 
     async def start(self) -> None:
         command = [sys.executable, "-m", "switch", "serve", "-c", str(self.bank.config.path)]
-        with demo._writing(self._log) as errors:
+        with serving.log_file(self._log) as errors:
             self._process = await trio.lowlevel.open_process(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
             )
-        host, port = (await demo._ready(self._process, self._log))["http"]
+        host, port = (await serving.ready_line(self._process, self._log))["http"]
         entry = self._network.banks[self.bank.name]
         entry.base_url = f"http://{host}:{port}/transfiya/{self.bank.name}"
 

@@ -17,9 +17,9 @@ from click.testing import CliRunner
 from protocols.transfiya.times import zone_of
 from switch.cli import root
 from switch.cli.apart import free_port
-from switch.cli.demo import serving
 from switch.cli.demo_transfiya import DemoBank, _make
 from switch.cli.provision import opened
+from switch.cli.serving import serving
 from switch.flows.transfiya_core import LedgerCore
 
 pytestmark = pytest.mark.timeout(600)

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import stat
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from click.testing import CliRunner, Result
 
 from core_ext._mac import totp
 from protocols.messages import Answer, CashOut, Delivered, Deposit
-from switch.cli import cards, demo, provision, questions, root, send, setup
+from switch.cli import cards, demo_cashiers, provision, questions, root, send, setup
 from switch.cli.base import Call, CliError, cell, told_as
-from switch.cli.demo import Tally, _problems
+from switch.cli.demo import _problems
+from switch.cli.demo_cashiers import Tally
 from switch.config import Config, load
 from switch.flows import operations as ops
 from switch.journal import backup as backups
@@ -1000,18 +1002,18 @@ async def test_a_demo_locks_no_terminal(
     config: Config, autojump_clock: trio.testing.MockClock
 ) -> None:
     """However long it lasts, a terminal sends fewer wrong codes than would lock it."""
-    cards_ = [demo.DemoCard(str(n), bytes(20)) for n in range(2000)]
+    cards_ = [demo_cashiers.DemoCard(str(n), bytes(20)) for n in range(2000)]
     tally = Tally()
 
     class Approves:
         async def request(self, message: Any) -> Answer:
             return Answer("00", "APROBADA", "")
 
-    world = demo.World(config, [], demo.deque(cards_), demo.deque(cards_), ["1"])
-    cashier = demo.Cashier(1, Approves(), world, tally)  # type: ignore[arg-type]
+    world = demo_cashiers.World(config, [], deque(cards_), deque(cards_), ["1"])
+    cashier = demo_cashiers.Cashier(1, Approves(), world, tally)  # type: ignore[arg-type]
     await cashier.work(trio.current_time() + 40, 0.04)
     wrong = sum(count for what, count in tally.unexpected.items() if what.endswith("not 55"))
-    assert wrong == demo.WRONG_PER_TERMINAL < config.tokens.attempts_terminal
+    assert wrong == demo_cashiers.WRONG_PER_TERMINAL < config.tokens.attempts_terminal
 
 
 def test_one_run_of_the_program_is_one_call() -> None:
