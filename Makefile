@@ -6,6 +6,7 @@
 #   make torture    real processes killed, stopped and partitioned for ten minutes, then compared;
 #                   SECONDS long, with the faults of SEED
 #   make kills      one process: fifty kills, a million records replayed
+#   make slo        the time budget of CIP, on a machine with nothing else to do
 #   make coverage   lines and branches of flows, protocols and the native core
 #   make sim        simulated storms of faults, SECONDS long from SEED on; SECONDS=0: that one only
 #   make lint       ruff                make typecheck   mypy, stubtest
@@ -15,7 +16,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
-JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+# One more than there are cores: tests wait for processes and sockets as often as they work.
+JOBS ?= $(shell expr 1 + $$(nproc 2>/dev/null || echo 2))
 # `make fuzz FUZZ=10` tries ten times as much.
 FUZZ ?= 1
 # `make sim`: without a seed any will do, it is printed.
@@ -31,13 +33,13 @@ EXTRA = $(PY) -c "import sys, tomllib; \
 	print('\n'.join(project['optional-dependencies'][sys.argv[1]]))"
 STUBBED = $(subst /,.,$(basename $(wildcard core_ext/*.pyx bench/*/*.pyx)))
 
-.PHONY: demo test bench micro lint typecheck fuzz torture kills coverage sim sanitize reference cases clean native
+.PHONY: demo test bench micro lint typecheck fuzz torture kills slo coverage sim sanitize reference cases clean native
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/native
 	$(BIN)/troncal demo
 
-# Two processes at once, but for what measures time or needs the machine for itself. Node, which
+# Some processes at once, but for what measures time or needs the machine for itself. Node, which
 # some tests ask what others' packages say, lies in the venv.
 test: export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Hundreds of processes are started, so bytecode is kept, whatever the surroundings say.
@@ -50,7 +52,7 @@ test: $(VENV)/native $(VENV)/test
 # bench/report.html and .md. PostgreSQL, jPOS and moov-io are measured where their tools are
 # (apt install postgresql default-jdk-headless maven golang-go), and else said to be missing.
 bench: $(VENV)/native $(VENV)/bench
-	$(PY) -m bench.report $(if $(QUICK),--quick)
+	$(PY) -m bench.report $(if $(QUICK),--quick) $(if $(RESUME),--resume)
 
 micro: $(VENV)/native $(VENV)/test
 	$(PY) -m pytest bench --benchmark-enable --benchmark-disable-gc --benchmark-min-rounds=30
@@ -66,11 +68,16 @@ typecheck: $(VENV)/native $(VENV)/test $(VENV)/dev
 fuzz: $(VENV)/native $(VENV)/test
 	TRONCAL_FUZZ=$(FUZZ) $(PY) -m pytest tests/unit tests/protocols tests/flows -q --timeout=1200
 
-# red, sicoop, ceibo and a bank under load, with faults of processes and of lines.
+# red, sicoop, ceibo, a payment application and banks under load, with faults of processes and of
+# lines.
 torture: SECONDS := $(if $(filter command line environment,$(origin SECONDS)),$(SECONDS),600)
 torture: $(VENV)/native $(VENV)/test
 	TRONCAL_TORTURE_S=$(SECONDS) TRONCAL_SEED=$(or $(SEED),0) \
 		$(PY) -m pytest tests/faults/test_torture.py -q -s
+
+# The time budget of the payment application, on a machine with nothing else to do.
+slo: $(VENV)/native $(VENV)/test
+	TRONCAL_SLO=1 $(PY) -m pytest tests/e2e/test_cip_load.py -q -s -k "f03 or q01"
 
 # Fifty kills at random moments, and the replay of a million records.
 kills: $(VENV)/native $(VENV)/test
@@ -80,6 +87,8 @@ kills: $(VENV)/native $(VENV)/test
 # A build of its own, so that the usual one stays: Python is traced, the native core counts in its C.
 # Three processes that end by themselves: a worker of xdist may be killed before it has written its
 # figures. Tests that measure time fail now and then under counters; the figures count all the same.
+# Some twelve minutes of a processor; what has run after COVERAGE_MINUTES is what is told.
+COVERAGE_MINUTES := 45
 FAULTS := $(addprefix tests/faults/test_,random_faults.py turns.py simulation.py journal_faults.py \
 	saf_drain.py link_interleavings.py cases_p.py cases_s_lines.py cases_cip_crash.py recovery.py \
 	transfiya_crashes.py webpay_crashes.py cip_storms.py transfiya_storms.py webpay_storms.py)
@@ -92,7 +101,8 @@ coverage: $(VENV)/native $(VENV)/test $(VENV)/dev
 		tar -C build/coverage -xf -
 	cd build/coverage && TRONCAL_TRACE=1 ../../$(PY) setup.py -q build_ext --inplace -j $(JOBS)
 	cd build/coverage && export PYTHONPATH="$$PWD" && for part in $(COVERED); do \
-		$(COVERAGE) run $(COVERAGE_RC) -m pytest -q --timeout=1800 -m "not alone" $$part & \
+		timeout --signal=INT --kill-after=60 $(COVERAGE_MINUTES)m $(COVERAGE) run \
+			$(COVERAGE_RC) -m pytest -q --timeout=1800 -m "not alone" $$part & \
 		done; wait
 	cd build/coverage && $(COVERAGE) combine -q $(COVERAGE_RC)
 	cd build/coverage && for part in switch/flows protocols; do \
@@ -115,7 +125,7 @@ sanitize: $(VENV)/native $(VENV)/test
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
 		PYCRYPTODOME_DISABLE_DEEPBIND=1 \
 		../../$(PY) -m pytest -q --timeout=1200 tests/unit tests/protocols \
-		tests/flows/test_lanes.py tests/flows/test_host_lane.py
+		tests/flows/test_lanes.py tests/flows/test_host_lane.py tests/flows/test_relay.py
 
 # docs/cases.md: each acceptance case with its tests and layouts, from what pytest collects.
 cases: $(VENV)/native $(VENV)/test

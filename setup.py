@@ -7,6 +7,7 @@ from setuptools import Extension, setup
 
 MODULES = [
     "core_ext._batch",
+    "core_ext._breaks",
     "core_ext._counters",
     "core_ext._deposit",
     "core_ext._desk",
@@ -21,6 +22,7 @@ MODULES = [
     "core_ext._pages",
     "core_ext._pending",
     "core_ext._records",
+    "core_ext._relay",
     "core_ext._sink",
     "core_ext._straight",
     "core_ext._wheel",

@@ -30,6 +30,17 @@ cdef enum Taken:                  # what became of what a lane holds
 
 cdef class Lanes
 
+cdef class Lane
+
+cdef class TerminalLane(Lane)
+
+cdef class Forwarder:             # takes requests whose platform is another process
+    cdef public bint open
+
+    cdef bint forward(
+        self, TerminalLane lane, const Request* r, bint json, int64_t now_ns, int64_t mono_ns
+    ) except -1
+
 cdef class Lane:
     cdef readonly object owner
     cdef public int fd
@@ -40,6 +51,8 @@ cdef class Lane:
     cdef public bint reports
     cdef Output _out
     cdef int _answered
+    cdef bint _listed             # among those that the release under way writes for
+    cdef bint _ripe               # has something to write that waits for nothing
 
     # What a kind of connection says. `push`: bytes that were read; False, and nothing is taken,
     # where Python should have them. `work`: decide what is held, as much as `room` says. `left`:
@@ -50,6 +63,7 @@ cdef class Lane:
     cdef object left(self)
     cdef object surrender(self)
     cdef int seal(self, const unsigned char* payload, Py_ssize_t n) except -1
+    cdef int refill(self) except -1
 
     cdef unsigned char* extend(self, Py_ssize_t n) except NULL
 
@@ -58,6 +72,7 @@ cdef class TerminalLane(Lane):
     cdef int _in_flight_max
     cdef unsigned char _terminal[8]
     cdef bint _named
+    cdef bint _json               # what its session speaks
 
     cdef bint _decide(
         self, Straight straight, const Request* r, int64_t now_ns, unsigned char* texts, Told* told,
@@ -70,7 +85,12 @@ cdef class TerminalLane(Lane):
 
 cdef class Lanes:
     cdef readonly uint64_t taken
+    cdef readonly uint64_t heard
     cdef readonly Straight straight
+    cdef readonly Forwarder forwarder
+    cdef int64_t mono_ns          # of the release under way
+    cdef int64_t wall_ns
+    cdef list _ripe
     cdef Journal _journal
     cdef Histogram _latency
     cdef int _epoll
@@ -95,6 +115,11 @@ cdef class Lanes:
     cdef int hold(
         self, Lane lane, const unsigned char* payload, Py_ssize_t n, int64_t mono_ns
     ) except -1
+    cdef int keep(
+        self, Lane lane, const unsigned char* payload, Py_ssize_t n, int64_t mono_ns
+    ) except -1
+    cdef int ripen(self, Lane lane) except -1
+    cdef int _list(self, Lane lane, list lanes) except -1
     cdef int _reach(self, int fd) except -1
     cdef int _make_room(self, Py_ssize_t n) except -1
     cdef void _drop_first(self) noexcept

@@ -24,7 +24,7 @@ from core_ext._issuer cimport MINE
 from core_ext._journal cimport Journal
 from core_ext._pack cimport Text, put_array, put_str, text
 from core_ext._payload cimport (
-    ANSWER_MAX, DELIVERED, ECHO, ECHO_ANSWER, Request, Told, read, write_echo, write_json,
+    ANSWER_MAX, CASH_OUT, DELIVERED, DEPOSIT, ECHO, ECHO_ANSWER, Request, Told, read, write_echo, write_json,
     write_msgpack,
 )
 from core_ext._straight cimport Done, Marked, Straight
@@ -60,6 +60,20 @@ cdef enum:
     NO_REQUEST = -1            # in place of the time at which a request came
 
 cdef double NEVER_S = float("inf")
+
+
+cdef class Forwarder:
+    """Takes requests whose platform is played by another process; see `_relay`.
+
+    Attributes:
+        open: it takes them all, or leaves them to Python; else they are decided here.
+    """
+
+    cdef bint forward(
+        self, TerminalLane lane, const Request* r, bint json, int64_t now_ns, int64_t mono_ns
+    ) except -1:
+        """Pass on one cash_out or deposit; False, and nothing changed: not ours."""
+        raise NotImplementedError
 
 
 cdef class Lane:
@@ -100,6 +114,10 @@ cdef class Lane:
     cdef int seal(self, const unsigned char* payload, Py_ssize_t n) except -1:
         raise NotImplementedError
 
+    cdef int refill(self) except -1:
+        """Make frames of what has waited for something else than durability (`Lanes.ripen`)."""
+        return 0
+
     cdef unsigned char* extend(self, Py_ssize_t n) except NULL:
         """Room for n more bytes behind what is to be written."""
         cdef Py_ssize_t need = self._out.n + n, capacity
@@ -134,13 +152,15 @@ cdef class TerminalLane(Lane):
         self.fd = fd
         self.direct = True
 
-    def name(self, str terminal not None, int in_flight_max):
-        """Take the straight way from now on: the session is confirmed as this terminal's."""
+    def name(self, str terminal not None, int in_flight_max, bint json=True):
+        """Take the straight way from now on: the session is confirmed as this terminal's. `json`:
+        what it speaks."""
         cdef bytes raw = terminal.encode()
         if len(raw) != 8 or in_flight_max < 1:
             raise ValueError("a terminal has 8 digits")
         memcpy(self._terminal, <const char*> raw, 8)
         self._in_flight_max = in_flight_max
+        self._json = json
         self._named = True
 
     def hand_back(self):
@@ -184,6 +204,16 @@ cdef class TerminalLane(Lane):
                 if r.op == ECHO:
                     n = self._echo(&r, json, answer)
                     lanes.hold(self, answer, n, NO_REQUEST)
+                continue
+            if (r.op == CASH_OUT or r.op == DEPOSIT) and lanes.forwarder is not None and (
+                lanes.forwarder.open
+            ):
+                if not lanes.forwarder.forward(self, &r, json, now_ns, mono_ns):
+                    return LEFT
+                self._channel.skip()
+                self.in_flight += 1
+                lanes.taken += 1
+                room[0] -= 1
                 continue
             if not self._decide(lanes.straight, &r, now_ns, texts, &told, &ticket):
                 return LEFT
@@ -262,7 +292,9 @@ cdef class Lanes:
         latency: takes how long each answer was on its way.
 
     Attributes:
-        taken: requests decided here so far.
+        taken: requests decided, or passed on, here so far.
+        heard: answers of platforms taken here so far.
+        forwarder: who takes requests for platforms elsewhere, or None.
     """
 
     def __cinit__(
@@ -271,6 +303,7 @@ cdef class Lanes:
         self.straight = straight
         self._journal = journal
         self._latency = latency
+        self._ripe = []
         self._sources = []
         self._lanes = []
         self._events = malloc(EVENTS_MAX * sizeof(epoll_event))
@@ -292,6 +325,10 @@ cdef class Lanes:
         free(self._held)
         free(self._payloads)
         free(self._look)
+
+    def set_forwarder(self, Forwarder forwarder not None):
+        """Have requests for platforms in other processes taken by it."""
+        self.forwarder = forwarder
 
     def fileno(self):
         """Readable where a source is."""
@@ -434,14 +471,24 @@ cdef class Lanes:
 
     @property
     def held(self):
-        """How many answers wait for durability."""
-        return self._held_count
+        """How many messages wait for `release`."""
+        return self._held_count + len(self._ripe)
 
     cdef int hold(
         self, Lane lane, const unsigned char* payload, Py_ssize_t n, int64_t mono_ns
     ) except -1:
         """Keep the answer of a request that was decided here until all that is in the journal now
         is durable. `mono_ns`: when it came; NO_REQUEST: it is an echo's, which nobody counts."""
+        self.keep(lane, payload, n, mono_ns)
+        lane.in_flight += 1
+        if mono_ns != NO_REQUEST:
+            self.taken += 1
+        return 0
+
+    cdef int keep(
+        self, Lane lane, const unsigned char* payload, Py_ssize_t n, int64_t mono_ns
+    ) except -1:
+        """`hold` for what is counted in flight already."""
         cdef Held* held
         self._make_room(n)
         memcpy(self._payloads + self._payload_end, payload, n)
@@ -453,9 +500,19 @@ cdef class Lanes:
         held.n = n
         Py_INCREF(lane)
         self._held_count += 1
-        lane.in_flight += 1
-        if mono_ns != NO_REQUEST:
-            self.taken += 1
+        return 0
+
+    cdef int ripen(self, Lane lane) except -1:
+        """Have a lane asked for more (`refill`) by the next `release`."""
+        if not lane._ripe:
+            lane._ripe = True
+            self._ripe.append(lane)
+        return 0
+
+    cdef int _list(self, Lane lane, list lanes) except -1:
+        if not lane._listed:
+            lane._listed = True
+            lanes.append(lane)
         return 0
 
     cdef int _make_room(self, Py_ssize_t n) except -1:
@@ -495,23 +552,33 @@ cdef class Lanes:
         self._held_count -= 1
         Py_DECREF(<Lane> held.lane)
 
-    def release(self, uint64_t durable_seq, int64_t now_ns):
-        """Write every answer whose decision is durable, one write for each connection.
+    def release(self, uint64_t durable_seq, int64_t now_ns, int64_t wall_ns):
+        """Write every message whose decision is durable, one write for each connection.
+
+        Args:
+            now_ns, wall_ns: of the monotonic clock, and of the other.
 
         Returns:
             (number of answers, [(owner, data)]): what their owners have to do: data is left to be
             written; b"": nothing, but answers have left that it may wait for; None: the connection
             is lost.
         """
-        cdef list lanes = [], left = []
+        cdef list lanes = [], left = [], ripe
         cdef Held* held
         cdef Lane lane
         cdef Py_ssize_t count = 0
+        self.mono_ns, self.wall_ns = now_ns, wall_ns
+        if self._ripe:  # before what is new: it has waited longer
+            ripe, self._ripe = self._ripe, []
+            for lane in ripe:
+                lane._ripe = False
+                self._list(lane, lanes)
+                if lane.fd >= 0:
+                    lane.refill()
         while self._held_count and self._held[self._held_first].seq <= durable_seq:
             held = &self._held[self._held_first]
             lane = <Lane> held.lane
-            if lane._answered == 0:
-                lanes.append(lane)
+            self._list(lane, lanes)
             lane._answered += 1
             if lane.fd >= 0:
                 lane.seal(self._payloads + self._payload_first, held.n)
@@ -527,6 +594,7 @@ cdef class Lanes:
         cdef Py_ssize_t sent = 0
         lane.in_flight -= lane._answered
         lane._answered = 0
+        lane._listed = False
         if lane.fd >= 0 and lane.direct and lane._out.n:
             sent = send(lane.fd, lane._out.data, lane._out.n, MSG_DONTWAIT | MSG_NOSIGNAL)
             if sent < 0 and (errno == EAGAIN or errno == EINTR):

@@ -100,6 +100,84 @@ cdef inline Py_ssize_t red_record(
     return 0 if w.short else w.at - out
 
 
+cdef inline Py_ssize_t started_record(
+    const Asked* a, uint64_t digest, int64_t now_ns, unsigned char* out
+) noexcept nogil:
+    """A `RedOperation` whose platform, in another process, is still to be asked; as `red_record`."""
+    cdef Pen w = pen(out, VALUE_MAX)
+    cdef int i
+    put_array(&w, RED_FIELDS)
+    put_str(&w, a.reference)
+    put_str(&w, a.kind)
+    put_str(&w, a.hold.network)
+    put_str(&w, a.hold.terminal)
+    put_str(&w, a.hold.branch)
+    put_str(&w, a.hold.cashier)
+    put_uint(&w, a.trace)
+    put_uint(&w, <uint64_t> a.hold.amount)
+    put_str(&w, a.hold.currency)
+    put_array(&w, 2)
+    put_identity(&w, a)
+    put_uint(&w, digest)
+    put_uint(&w, <uint64_t> now_ns)
+    put_chars(&w, b"INICIADA", 8)
+    for i in range(5):  # code, key, operation, authorization, business date
+        put_str(&w, nothing())
+    put_uint(&w, 0)  # fee
+    put_uint(&w, 0)  # commission
+    put_str(&w, nothing())  # name
+    for i in range(3):  # registered, delivered, annulled
+        put_uint(&w, 0)
+    put_str(&w, nothing())  # owed
+    put_str(&w, nothing())  # reason
+    put_uint(&w, 0)  # attempts
+    put_str(&w, nothing())  # supervisor
+    put_str(&w, nothing())  # original
+    put_str(&w, a.depositor)
+    put_u8(&w, 0x80)  # declaration: an empty map
+    put_str(&w, nothing())  # field
+    put_array(&w, 1)
+    put_moment(&w, b"INICIADA", 8, now_ns)
+    put_str(&w, nothing())  # annulment
+    return 0 if w.short else w.at - out
+
+
+cdef inline void put_hold(Pen* w, const Asked* a) noexcept nogil:
+    """The fields of a `Hold` from its reference to its currency: what is known before it leaves."""
+    put_chars(w, b"reference", 9)
+    put_str(w, a.reference)
+    put_chars(w, b"kind", 4)
+    put_str(w, a.kind)
+    put_chars(w, b"branch", 6)
+    put_str(w, a.hold.branch)
+    put_chars(w, b"cashier", 7)
+    put_str(w, a.hold.cashier)
+    if a.hold.document.p != NULL:
+        put_chars(w, b"document", 8)
+        put_str(w, a.hold.document)
+    else:
+        put_chars(w, b"phone", 5)
+        put_str(w, a.hold.phone)
+    if a.hold.token.n:
+        put_chars(w, b"token", 5)
+        put_str(w, a.hold.token)
+    if a.card.n:
+        put_chars(w, b"card", 4)
+        put_str(w, a.card)
+    if a.depositor.n:
+        put_chars(w, b"depositor", 9)
+        put_str(w, a.depositor)
+    put_chars(w, b"amount", 6)
+    put_uint(w, <uint64_t> a.hold.amount)
+    put_chars(w, b"currency", 8)
+    put_str(w, a.hold.currency)
+
+
+cdef inline int hold_fields(const Asked* a) noexcept nogil:
+    """How many fields a `Hold` has, its tag included."""
+    return 10 + (a.hold.token.n > 0) + (a.card.n > 0) + (a.depositor.n > 0)
+
+
 cdef inline Py_ssize_t sicoop_record(
     const Asked* a, const Grant* g, uint64_t digest, int64_t now_ns, unsigned char* out
 ) noexcept nogil:
@@ -168,38 +246,12 @@ cdef inline uint64_t digest_at_sicoop(SipKey key, const Asked* a) noexcept nogil
     cdef unsigned char body[BODY_MAX]
     cdef Pen w = pen(body, sizeof(body))
     put_array(&w, 1)
-    put_struct(&w, 10 + (a.hold.token.n > 0) + (a.card.n > 0) + (a.depositor.n > 0))
+    put_struct(&w, hold_fields(a))
     put_chars(&w, b"op", 2)
     put_chars(&w, b"hold", 4)
     put_chars(&w, b"id", 2)
     put_uint(&w, 0)
-    put_chars(&w, b"reference", 9)
-    put_str(&w, a.reference)
-    put_chars(&w, b"kind", 4)
-    put_str(&w, a.kind)
-    put_chars(&w, b"branch", 6)
-    put_str(&w, a.hold.branch)
-    put_chars(&w, b"cashier", 7)
-    put_str(&w, a.hold.cashier)
-    if a.hold.document.p != NULL:
-        put_chars(&w, b"document", 8)
-        put_str(&w, a.hold.document)
-    else:
-        put_chars(&w, b"phone", 5)
-        put_str(&w, a.hold.phone)
-    if a.hold.token.n:
-        put_chars(&w, b"token", 5)
-        put_str(&w, a.hold.token)
-    if a.card.n:
-        put_chars(&w, b"card", 4)
-        put_str(&w, a.card)
-    if a.depositor.n:
-        put_chars(&w, b"depositor", 9)
-        put_str(&w, a.depositor)
-    put_chars(&w, b"amount", 6)
-    put_uint(&w, <uint64_t> a.hold.amount)
-    put_chars(&w, b"currency", 8)
-    put_str(&w, a.hold.currency)
+    put_hold(&w, a)
     put_chars(&w, b"sent_at", 7)
     put_str(&w, nothing())
     return siphash24(key, body, w.at - body)

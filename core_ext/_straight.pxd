@@ -92,6 +92,7 @@ cdef class Straight:
     cdef int _identity(self, const Operation* m, Asked* a, Pen* w) noexcept
     cdef int _peers(self, Text terminal, const Operation* m, Asked* a, Pen* w) noexcept
     cdef int _name(self, const Operation* m, Asked* a, int64_t now_ns, Pen* w) noexcept
+    cdef bint _refer(self, const Operation* m, Asked* a, int64_t now_ns, Pen* w) noexcept
     cdef int _accounts(self, Asked* a) noexcept
     cdef bint _printable(self, const Asked* a) noexcept
     cdef uint64_t _next_operation(self) noexcept

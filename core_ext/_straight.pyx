@@ -386,6 +386,7 @@ cdef class Straight:
         cdef Cursor c
         cdef Text network, number, date, operation, authorization
         cdef uint64_t stamp
+        cdef bint owes
         if not self._from_ns <= now_ns < self._until_ns:
             return TIME
         if terminal.n != 8 or not self._records.lookup(SPACE_TERMINALS, terminal.p, 8, &value, &n):
@@ -403,12 +404,13 @@ cdef class Straight:
             return STATE
         if not split_array(value, n, at, RED_FIELDS):
             return STATE
+        owes = field_is(at, 24, b"\xa7confirm", 8)  # to a platform in another process
         marked.deposit = field_is(at, 1, b"\xa7deposit", 8)
         if not (
             (marked.deposit or field_is(at, 1, b"\xa8cash_out", 9))
             and field_is(at, 12, b"\xaaREGISTRADA", 11)
-            and field_is(at, 22, b"\0", 1) and field_is(at, 24, b"\xa0", 1)
-            and field_is(at, 33, b"\xa0", 1)  # no delivery, nothing owed, no annulment under way
+            and field_is(at, 22, b"\0", 1) and (owes or field_is(at, 24, b"\xa0", 1))
+            and field_is(at, 33, b"\xa0", 1)  # no delivery, and no annulment under way
         ):
             return STATE
         operation, authorization, date = text_at(at, 15), text_at(at, 16), text_at(at, 17)
@@ -419,7 +421,10 @@ cdef class Straight:
         memcpy(marked.business_date, date.p, 10)
         marked.trace = <uint32_t> uint_at(at, 6)
         marked.amount = <int64_t> uint_at(at, 7)
-        marked.fee = <int64_t> uint_at(at, 18)
+        c = cursor(at[18], at[19] - at[18])
+        marked.fee = <int64_t> take_uint(&c)
+        if c.short:  # what a platform elsewhere said of its fee may be strange
+            return STATE
         stamp = uint_at(at, 11)
         w = pen(out, VALUE_MAX)
         put(&w, value, at[12] - value)
@@ -434,7 +439,7 @@ cdef class Straight:
         put(&w, at[33], at[RED_FIELDS] - at[33])
         if w.short:
             return STATE
-        self._records.store(SPACE_RED, reference, REFERENCE, out, w.at - out, False, stamp)
+        self._records.store(SPACE_RED, reference, REFERENCE, out, w.at - out, owes, stamp)
         return MINE
 
     cdef int _identity(self, const Operation* m, Asked* a, Pen* w) noexcept:
@@ -533,16 +538,11 @@ cdef class Straight:
 
     cdef int _name(self, const Operation* m, Asked* a, int64_t now_ns, Pen* w) noexcept:
         """The reference of the request, the number of the operation, and both must be new."""
-        cdef const unsigned char* start = w.at
+        cdef const unsigned char* start
         cdef const unsigned char* value = NULL
         cdef Py_ssize_t n = 0
         cdef uint64_t number
-        put(w, a.hold.network.p, 4)
-        put(w, a.hold.terminal.p, 8)
-        put(w, self._today, 8)
-        put_decimal(w, m.trace, 6)
-        a.reference = since(w, start)
-        if w.short or self._known(a, now_ns):
+        if not self._refer(m, a, now_ns, w):
             return KNOWN
         number = self._next_operation()
         start = w.at
@@ -559,6 +559,16 @@ cdef class Straight:
         if w.short or self._records.lookup(SPACE_CEIBO, start, 16, &value, &n):
             return KNOWN
         return MINE
+
+    cdef bint _refer(self, const Operation* m, Asked* a, int64_t now_ns, Pen* w) noexcept:
+        """Name the request; False where its reference is known."""
+        cdef const unsigned char* start = w.at
+        put(w, a.hold.network.p, 4)
+        put(w, a.hold.terminal.p, 8)
+        put(w, self._today, 8)
+        put_decimal(w, m.trace, 6)
+        a.reference = since(w, start)
+        return not w.short and not self._known(a, now_ns)
 
     cdef uint64_t _next_operation(self) noexcept:
         """One more than the highest number so far, or the day's first, as `Sicoop` counts."""
@@ -629,6 +639,7 @@ cdef class Straight:
         p.currency = a.hold.currency
         p.business_date = text(self._business, 10)
         p.amount = a.hold.amount
+        p.fee = 0
         p.second = (now_ns + self._offset_ns) // 1_000_000_000 % 86400
         p.trace = a.trace
         compose(&self._style, a.symbol, self._ticket_key, &p, ticket)

@@ -53,6 +53,7 @@ cdef struct Printed:          # what one ticket says
     Text currency
     Text business_date        # 2026-11-22
     int64_t amount
+    int64_t fee
     int64_t second            # of the local day
     uint64_t trace
 
@@ -239,7 +240,7 @@ cdef inline int compose(
     if p.holder.n:
         add_row(ticket, b"Titular", 7, p.holder)
     add_row(ticket, b"MONTO", 5, money_text(symbol, p.amount, value, sizeof(value)))
-    add_row(ticket, b"Comision", 8, money_text(symbol, 0, value, sizeof(value)))
+    add_row(ticket, b"Comision", 8, money_text(symbol, p.fee, value, sizeof(value)))
     add_line(ticket, b"----------------------------------------", COLUMNS)
     if p.deposit:
         add_line(ticket, b"Efectivo recibido del depositante.", 34)

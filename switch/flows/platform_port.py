@@ -5,8 +5,9 @@ nothing was sent: then nothing is owed either. Confirmations, reversals and annu
 until sicoop has decided about them, one message per operation at a time.
 """
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import msgspec
 from msgspec import UNSET
 
 from protocols.messages import (
@@ -36,6 +37,30 @@ _UNREACHABLE = HolderAnswer("91")
 Token = tuple[str, str, str]  # what was asked, our key, the reference it is about
 
 
+class Passing(NamedTuple):
+    """An operation that was on its way natively and is handed over, as `core_ext._relay` has it.
+
+    `confirms`: it is registered, and sicoop is to be told; else `hold` is the message that asks.
+    `session`, `id`: by which the message leaves, or has left. Instants are of the monotonic clock:
+    of its step; of the moment it was durable, and in which it left, 0 while neither.
+    """
+
+    network: str
+    reference: str
+    confirms: bool
+    origin: Origin | None
+    trace: int
+    hold: bytes
+    session: Any
+    id: int
+    asked_ns: int
+    ready_ns: int
+    sent_ns: int
+
+    def __repr__(self) -> str:
+        return f"Passing({self.reference})"  # the hold has a code in it
+
+
 class SessionWire(Protocol):
     """The sessions of one network with sicoop."""
 
@@ -44,6 +69,12 @@ class SessionWire(Protocol):
 
     def request(self, message: NetworkRequest, *, token: Any, budget_s: float) -> str:
         """Send with the next `flush`. "" or why it is refused: nothing was sent then."""
+        ...
+
+    def adopt(
+        self, message: NetworkRequest, passing: Passing, *, token: Any, budget_s: float
+    ) -> None:
+        """Wait for the answer of a request that has left natively."""
         ...
 
     def flush(self) -> None: ...
@@ -76,6 +107,10 @@ class Platforms:
         if isinstance(message, Hold):
             return NOT_SENT
         return _UNREACHABLE if isinstance(message, NetworkHolder) else None
+
+    def adopt(self, step: Step, given: tuple[Any, ...]) -> None:
+        """Go on with an operation that the native relay hands over; see `Passing`."""
+        self.ports[given[0]].adopt(step, given)
 
     def forward(self, step: Step) -> None:
         for port in self.ports.values():
@@ -138,6 +173,24 @@ class PlatformPort:
         self, step: Step, what: str, key: str, reference: str, message: NetworkRequest
     ) -> None:
         step.send(self, _Outgoing((what, key, reference), message))
+
+    def adopt(self, step: Step, given: tuple[Any, ...]) -> None:
+        """Go on with an operation that was on its way natively: in memory all is as it would be
+        had it been ours from the beginning, and its record is the same anyway."""
+        passing = Passing(*given)
+        key, message = passing.reference, _message(passing)
+        token = ("confirm" if passing.confirms else HOLD, key, key)
+        if not passing.confirms:
+            self._red.adopt(step, key, passing.origin, passing.trace, passing.asked_ns)
+        if passing.sent_ns:
+            assert self._wire is not None, "it has left by it"
+            if passing.confirms:
+                self._debts.owe_sent(key, passing.asked_ns)
+            self._wire.adopt(message, passing, token=token, budget_s=self._budget_s)
+        elif passing.confirms:
+            self._debts.owe(key, step.mono_ns)
+        else:
+            step.send(self, _Outgoing(token, message))
 
     def forward(self, step: Step) -> None:
         """Send what is owed and due; called at the end of each step."""
@@ -232,6 +285,12 @@ class PlatformPort:
         self._debts.down()
         if not self.stopping:
             step.alarm("link_down", f"platform-{self.network}")
+
+
+def _message(passing: Passing) -> Hold | Confirm:
+    if passing.confirms:
+        return Confirm(passing.id, passing.reference, "")
+    return msgspec.msgpack.decode(passing.hold, type=Hold)
 
 
 def _what(message: NetworkRequest) -> str:

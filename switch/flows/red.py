@@ -138,8 +138,6 @@ class Red:
         self.probing = Probing(config=config, ledger=ledger)
         self._askers: dict[str, tuple[Terminal, Origin | None, int | UnsetType]] = {}  # of `holder`
         self._asked = 0
-        # Newest operation of each terminal, only to warn of one that is typed again (I05).
-        self._typed: dict[str, tuple[tuple[object, ...], str]] = {}
         self._heading = lru_cache(maxsize=65536)(self._make_heading)
 
     def ask(
@@ -297,6 +295,15 @@ class Red:
         self._tell_of_maintenance(step, operation, origin)
         return self._first_answer(operation)
 
+    def adopt(
+        self, step: Step, reference: str, origin: Origin | None, trace: int, asked_ns: int
+    ) -> None:
+        """Go on with an operation that was started natively (`core_ext._relay`) in the step of
+        `asked_ns`: its platform has been asked, or is about to be."""
+        self._waiting[reference] = [(origin, trace)]
+        waited_s = (step.mono_ns - asked_ns) / 1_000_000_000
+        step.arm("red", "hold", reference, self._config.budgets.red_s - waited_s)
+
     def _opened(self, step: Step, terminal: Terminal, m: CashOut | Deposit) -> RedOperation:
         """The operation as asked for, every field in its normal form. Raises FieldError."""
         kind = "cash_out" if isinstance(m, CashOut) else "deposit"
@@ -359,10 +366,12 @@ class Red:
 
     def _warn_of_similar(self, step: Step, operation: RedOperation, origin: Origin | None) -> None:
         """Warn where the same was typed again with a new trace while the first is open (I05)."""
+        newest = self._records.get(ops.RED_NEWEST, operation.terminal.encode())
+        before = None if newest is None else self._load(newest.decode())
+        if before is None or before.state != INICIADA or origin is None:
+            return
         typed = (operation.kind, operation.document, operation.amount)
-        before, reference = self._typed.get(operation.terminal, ((), ""))
-        self._typed[operation.terminal] = (typed, operation.reference)
-        if typed == before and origin is not None and self.state(reference) == INICIADA:
+        if (before.kind, before.document, before.amount) == typed:
             step.reply(origin, _SIMILAR)
 
     def _repeat(

@@ -59,6 +59,9 @@ class Debts(Protocol):
     def owe(self, key: str, now_ns: int, *, sent: int = 0) -> None:
         """`sent`: attempts that an earlier process may have made."""
 
+    def owe_sent(self, key: str, owed_ns: int) -> None:
+        """A debt since then, whose first message has left already."""
+
     def paid(self, key: str, now_ns: int) -> None: ...
 
     def failed(self, key: str, now_ns: int) -> bool:

@@ -13,6 +13,7 @@ from core_ext._desk import HostLane
 from core_ext._iso8583 import Layout
 from core_ext._issuer import Issuer
 from core_ext._mac import MacKey, SeedVault
+from core_ext._relay import Relay
 from core_ext._straight import Straight
 from protocols.codes import answer_text
 from protocols.currencies import CURRENCIES
@@ -82,7 +83,14 @@ class StraightThrough:
             ),
             records=records, ledger=ledger, fingerprint_key=key, told=sicoop.alarmed,
         )  # fmt: skip
+        self._relay: Relay | None = None
         self._day = Day(0, 0, 0, "", "")
+
+    def attach(self, relay: Relay) -> None:
+        """Make known what passes on common operations while the platform is elsewhere."""
+        self._relay = relay
+        for code, currency in CURRENCIES.items():
+            relay.add_symbol(code, currency.symbol, currency.exponent)
 
     def ask(self, step: Step, terminal: Terminal, message: CashOut | Deposit) -> Answer | None:
         """Decide one request of a signed-on terminal; None, and nothing changed: not common."""
@@ -111,6 +119,8 @@ class StraightThrough:
         if not step.admitting:
             return False
         self.core.near = self._all_here()
+        if self._relay is not None:
+            self._relay.open = self._red.platform.forwards
         for flush in self._flushes:  # it looks at records only
             flush()
         if not self.core.covers(step.now_ns):
@@ -177,7 +187,7 @@ class StraightThrough:
         usual = (
             config.node.cashiers == "open"
             and not config.node.simulator
-            and not config.watch.loop_minutes
+            and not config.watch.looks_at_each
         )
         cash_out = (
             usual
@@ -186,6 +196,8 @@ class StraightThrough:
             and not limits.counts("cash_out")
         )
         self._set_kind("cash_out", cash_out, night)
+        if self._relay is not None:
+            self._relay.set_kinds(usual, usual)
         deposit = (
             usual
             and not config.commissions.deposit

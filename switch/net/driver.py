@@ -408,7 +408,8 @@ class Driver:
         """The peer has proved that it is no replay: now it counts, and may displace the oldest."""
         peer.name = peer.session.peer
         if self._straight:
-            peer.lane.name(peer.name, self._config.max_in_flight)
+            json = peer.session.encoding == "json"
+            peer.lane.name(peer.name, self._config.max_in_flight, json)
         sessions = (*self._sessions.get(peer.name, ()), peer)
         self._sessions[peer.name] = sessions[-self._sessions_max :]
         for oldest in sessions[: -self._sessions_max]:

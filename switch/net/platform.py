@@ -26,6 +26,7 @@ import trio
 from msgspec import UNSET
 
 from core_ext import Counters, Histogram, Wheel
+from core_ext._relay import PlatformLane, Relay
 from protocols.messages import (
     Error,
     Hold,
@@ -114,6 +115,9 @@ class Handler(Protocol):
     def on_down(self, step: Step) -> None:
         """No session is up any more."""
 
+    def adopt(self, step: Step, passing: Any) -> None:
+        """An operation that was on its way natively is Python's from now on."""
+
 
 class _Request:
     """A request that somebody waits for."""
@@ -155,6 +159,7 @@ class PlatformLink:
         chance: numbers in 0..1, for the jitter of the pauses.
         dial: opens the transport, by default as `settings` say.
         nonce: 16 new random bytes at each call.
+        relay: passes on common operations natively, over plain-TCP sessions; None: nobody does.
 
     Attributes:
         counters, latency: see COUNTERS; nanoseconds from sending to the answer.
@@ -177,6 +182,7 @@ class PlatformLink:
         dial: Dial | None = None,
         queue_max: int = QUEUE_MAX,
         nonce: Callable[[], bytes] = lambda: os.urandom(16),
+        relay: Relay | None = None,
     ) -> None:
         assert settings.connect, "a platform in another process has an address"
         self.network = network
@@ -192,6 +198,7 @@ class PlatformLink:
         self._pump = pump
         self._queue_max = queue_max
         self._nonce = nonce
+        self._relay = relay if pump is not None else None
         self._backoff = Backoff(settings.backoff_min_s, settings.backoff_max_s, chance)
         self._try_at_s = 0.0
         self._next_address = 0
@@ -246,7 +253,7 @@ class PlatformLink:
 
     @property
     def in_flight(self) -> int:
-        return sum(len(session.pending) for session in self._sessions)
+        return sum(session.load for session in self._sessions)
 
     def request(self, message: NetworkRequest, *, token: Any, budget_s: float) -> str:
         """Send a request with the next `flush`; its `id` and `sent_at` are filled in then.
@@ -277,6 +284,18 @@ class PlatformLink:
         else:
             self._assign(session, request)
         return ""
+
+    def adopt(self, message: NetworkRequest, passing: Any, *, token: Any, budget_s: float) -> None:
+        """Wait for the answer of a request that has left natively, over a session of ours."""
+        session: PlatformSession = passing.session
+        self._last_number += 1
+        deadline_ns = passing.ready_ns + int(budget_s * _MONO_NS)
+        request = _Request(self._last_number, message, token, deadline_ns)
+        request.session, request.id, request.sent_ns = session, passing.id, passing.sent_ns
+        self._requests[request.number] = request
+        self._wheel.arm(request.number, deadline_ns)
+        session.pending[request.id] = request
+        session.told()
 
     def flush(self) -> None:
         """Write what was requested: one write for each connection."""
@@ -334,7 +353,7 @@ class PlatformLink:
         Bounded by the budgets of what is in flight; put a shorter time around it where need be.
         """
         try:
-            while self._requests or any(session.in_flight for session in self._sessions):
+            while self._requests or any(s.in_flight or s.load for s in self._sessions):
                 self._refill()
                 self.flush()
                 await trio.sleep(0.01)
@@ -424,16 +443,26 @@ class PlatformLink:
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
+        return self._signed_on(stream, session, where), first
+
+    def _signed_on(
+        self, stream: trio.abc.Stream, session: Initiator, where: str
+    ) -> PlatformSession:
         self._opened += 1
         opened = PlatformSession(
             self._opened, stream, session, where, self._config.outbox_bytes_max
         )
-        return opened, first
+        if self._relay is not None and opened.fd >= 0:
+            opened.lane = PlatformLane(
+                opened, session.channel, opened.fd, relay=self._relay, network=self.network,
+                in_flight_max=self._config.max_in_flight, counters=self.counters,
+                requests=REQUESTS, answers=ANSWERS, latency=self.latency,
+            )  # fmt: skip
+        return opened
 
     async def _serve(self, session: PlatformSession, first: list[Any]) -> None:
         """One session from its sign-on to its end."""
-        self.counters.add(CONNECTS)
-        self._sessions[session] = None
+        self._began(session)
         log.info("platform_session", network=self.network, address=session.address)
         try:
             with session.cancel_scope:
@@ -451,11 +480,17 @@ class PlatformLink:
             reason=session.session.closing or "",
         )  # fmt: skip
 
+    def _began(self, session: PlatformSession) -> None:
+        self.counters.add(CONNECTS)
+        self._sessions[session] = None
+        if session.lane is not None:
+            session.lane.open()
+
     async def _read(self, session: PlatformSession) -> None:
         most = self._config.max_in_flight
         while session.usable:
             if self._pump is not None and session.fd >= 0:
-                await self._pump.attend(session, session.fd, self)
+                await self._pump.attend(session, session.fd, self, session.lane)
             else:
                 data = await session.read()
                 session.ended = not data
@@ -493,14 +528,17 @@ class PlatformLink:
 
     def pumped(self, step: Step, peer: PlatformSession, data: bytes | None) -> bool:
         """The turn of one session within a pass of the pump; False: its own task goes on."""
-        if not data:
+        if data == b"":
             peer.ended = True
             return False
-        self._messages(step, peer, peer.take(data, self._node.requests_max))
+        # Where the lane goes on behind what it has left, that is one message.
+        resumes = data is None and peer.lane is not None and peer.lane.resumes
+        limit = 1 if resumes else self._node.requests_max
+        self._messages(step, peer, peer.take(data or b"", limit))
         self._refill()
         self.flush()
         full = peer.in_flight >= self._config.max_in_flight
-        return peer.usable and not (peer.session.more or full)
+        return peer.usable and not (full or (peer.session.more and not resumes))
 
     def _messages(self, step: Step, session: PlatformSession, messages: list[Any]) -> None:
         for message in messages:
@@ -517,20 +555,31 @@ class PlatformLink:
                 log.warning("platform_error", network=self.network, code=message.code[:2])
 
     def _answer(self, step: Step, session: PlatformSession, message: Any) -> None:
-        request = session.pending.get(message.id)
+        request = self._asked(step, session, message.id)
         if request is None or not request.sent_ns or not request.is_answered_by(message):
             self._stray(session, message, request)
             return
         del session.pending[message.id], self._requests[request.number]
         self._wheel.cancel(request.number)
+        session.told()
         self.counters.add(ANSWERS)
         self.latency.record(max(step.mono_ns - request.sent_ns, 0))
         self._handler.on_answer(step, request.token, message)
 
+    def _asked(self, step: Step, session: PlatformSession, id_: int) -> _Request | None:
+        """The request of a session that has this id, taken over from the lane if need be."""
+        if session.lane is not None and id_ > 0:
+            passing = session.lane.of_id(id_)
+            if passing is not None:
+                self._handler.adopt(step, passing)
+        return session.pending.get(id_)
+
     def _unreadable(self, step: Step, session: PlatformSession, bad: BadRequest) -> None:
         """An authentic answer that makes no sense: its request has no other answer to hope for."""
-        request = session.pending.get(-1 if bad.id is None else bad.id)
-        if request is None or bad.op == "status":
+        request = None
+        if bad.op != "status":
+            request = self._asked(step, session, -1 if bad.id is None else bad.id)
+        if request is None:
             return
         self.counters.add(UNMATCHED)
         self._forget(request)
@@ -585,16 +634,17 @@ class PlatformLink:
     def _least_loaded(self) -> PlatformSession | None:
         least: PlatformSession | None = None
         for session in self._sessions:
-            if (least is None or len(session.pending) < len(least.pending)) and session.usable:
+            if (least is None or session.load < least.load) and session.usable:
                 least = session
-        if least is None or len(least.pending) >= self._config.max_in_flight:
+        if least is None or least.load >= self._config.max_in_flight:
             return None
         return least
 
     def _assign(self, session: PlatformSession, request: _Request) -> None:
         request.session = session
-        request.id = session.last_id = session.session.new_id()
+        request.id = session.new_id()
         session.pending[request.id] = request
+        session.told()
         session.unsent.append(request)
         self._dirty[session] = None
 
@@ -613,11 +663,14 @@ class PlatformLink:
         self._wheel.cancel(request.number)
         if request.session is not None:
             request.session.pending.pop(request.id, None)
+            request.session.told()
             request.session = None
 
     def _ended(self, session: PlatformSession) -> None:
         """The end of a session: the outcome of what was in flight on it is unknown."""
         session.detach()
+        if session.lane is not None:
+            self._take_over(session.lane.all_of())
         self.counters.add(CONNECTIONS_LOST)
         self._sessions.pop(session, None)
         self._dirty.pop(session, None)
@@ -632,6 +685,14 @@ class PlatformLink:
                     self._forget(request)
                     self._orphans.append((request, "unsent"))
         self._work.set()
+
+    def _take_over(self, passing: list[Any]) -> None:
+        """What was on its way natively over a session that has ended is Python's."""
+        if passing:
+            step = self._node.begin()
+            for one in passing:
+                self._handler.adopt(step, one)
+            self._node.end(step)
 
     # ---- time
 

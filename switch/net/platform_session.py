@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import trio
 
+from core_ext._relay import PlatformLane
 from protocols.messages import Message
 from protocols.session import Initiator
 
@@ -24,13 +25,16 @@ class PlatformSession:
         pending: our requests without an answer, by id. unsent: those not yet written.
         last_id: the newest id given out.
         in_flight: sicoop's questions that have no answer.
-        heard_s: trio time of the last byte received.
+        heard_s: trio time of the last byte received, by whomever.
+        lane: reads and writes natively what is common, where there is a relay, else None.
         fd: the socket where it may be read and written directly, else -1.
         ended: the other side sends no more.
     """
 
     __slots__ = (
         "_flush_needed",
+        "_heard_s",
+        "_last_id",
         "_outbox",
         "_outbox_bytes_max",
         "_ready",
@@ -40,9 +44,8 @@ class PlatformSession:
         "cancel_scope",
         "ended",
         "fd",
-        "heard_s",
         "in_flight",
-        "last_id",
+        "lane",
         "number",
         "opened_s",
         "pending",
@@ -65,9 +68,10 @@ class PlatformSession:
         self.address = address
         self.pending: dict[int, Any] = {}
         self.unsent: list[Any] = []
-        self.last_id = 0
+        self._last_id = 0
+        self.lane: PlatformLane | None = None
         self.in_flight = 0
-        self.opened_s = self.heard_s = trio.current_time()
+        self.opened_s = self._heard_s = trio.current_time()
         self.fd = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
         self.ended = False
         self.cancel_scope = trio.CancelScope()
@@ -82,6 +86,43 @@ class PlatformSession:
     def usable(self) -> bool:
         """It takes requests."""
         return self.session.closing is None and not self.ended
+
+    @property
+    def heard_s(self) -> float:
+        return self._heard_s if self.lane is None else max(self._heard_s, self.lane.heard_s)
+
+    @heard_s.setter
+    def heard_s(self, value: float) -> None:
+        self._heard_s = value
+
+    @property
+    def last_id(self) -> int:
+        return self._last_id if self.lane is None else self.lane.last_id
+
+    @property
+    def load(self) -> int:
+        """Requests without an answer, those of the lane included."""
+        return len(self.pending) + (0 if self.lane is None else self.lane.passing)
+
+    def new_id(self) -> int:
+        """The next number for a request of ours; the lane takes from the same ones."""
+        if self.lane is not None:
+            return self.lane.new_id()
+        self._last_id += 1
+        return self._last_id
+
+    def told(self) -> None:
+        """Tell the lane how much room is left to it."""
+        if self.lane is not None:
+            self.lane.others = len(self.pending)
+            self.lane.wake()
+
+    def released(self, data: bytes | None) -> None:
+        """Messages of the lane have left, all but `data`; None: the connection is lost."""
+        if data is None:
+            self.cut("connection lost while writing")
+        else:
+            self.write(data)
 
     # ---- destination of the reply gate
 
@@ -117,6 +158,8 @@ class PlatformSession:
             self.cut("does not read")
             return
         self._outbox += data
+        if self.lane is not None:
+            self.lane.direct = False
         self._flush_needed.set()
 
     def cut(self, reason: str) -> None:
@@ -129,6 +172,9 @@ class PlatformSession:
         if self.session.closing is None:
             self.session.closing = reason
         self.fd = -1
+        if self.lane is not None:
+            self.lane.shut()
+            self.lane.close()
 
     # ---- the connection's own tasks
 
@@ -144,6 +190,8 @@ class PlatformSession:
                     self._outbox.clear()
                     await self.stream.send_all(data)
                 self._writing = False
+                if self.lane is not None:
+                    self.lane.direct = not self._outbox
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.cut("connection lost while writing")
         finally:
@@ -172,7 +220,7 @@ class PlatformSession:
             "address": self.address,
             "direction": "out",
             "state": "UP" if self.usable else "DOWN",
-            "in_flight": len(self.pending),
+            "in_flight": self.load,
             "asked": self.in_flight,
             "echoes_missed": int(silent_s > 1.25 * self.session.heartbeat_s),
             "up_s": round(now_s - self.opened_s, 3),

@@ -166,9 +166,9 @@ class Pump:
         """Read from all that are ready, as long as the step has room for more requests."""
         node, lanes = self._node, self._lanes
         while not node.full:
-            decide, before = node.straight_ready(step), lanes.taken
+            decide, before, heard = node.straight_ready(step), lanes.taken, lanes.heard
             found = lanes.next(decide, step.now_ns, step.mono_ns, now_s, node.requests_left)
-            node.took(lanes.taken - before)
+            node.took(lanes.taken - before, lanes.heard - heard)
             if found is None:
                 break
             source, data = found

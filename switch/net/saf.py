@@ -95,6 +95,15 @@ class StoreAndForward:
         self._debts[key] = debts
         self._plan(key, debts, now_ns)
 
+    def owe_sent(self, key: str, owed_ns: int) -> None:
+        """Take on a debt since then, whose first message has left already."""
+        assert key not in self._debts, "what left for a key is of its first debt"
+        self.owe(key, owed_ns)
+        debts = self._debts[key]
+        debts.flying = True
+        debts.attempts = 1
+        self._flying += 1
+
     def paid(self, key: str, now_ns: int) -> None:
         """The first debt of a key is acknowledged; a key that owes nothing is no error (R02)."""
         debts = self._debts.get(key)

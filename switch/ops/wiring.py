@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from core_ext import Journal
+from core_ext._relay import Relay
 from core_ext._straight import Straight
 from switch.flows import operations as ops
 from switch.flows.registry import Network
@@ -49,7 +50,7 @@ def add_node_metrics(metrics: Metrics, node: Node, drivers: Mapping[str, Driver]
         "answers_held", "Answers that wait for durability.",
         lambda: len(node.gate) + node.lanes.held,
     )  # fmt: skip
-    _add_straight_metrics(metrics, node.straight.core)
+    _add_straight_metrics(metrics, node.straight.core, node.relay)
     metrics.add_histogram(
         "answer", "From the request read to its answer let out, durable.", node.latency
     )
@@ -82,7 +83,17 @@ def add_node_metrics(metrics: Metrics, node: Node, drivers: Mapping[str, Driver]
     )  # fmt: skip
 
 
-def _add_straight_metrics(metrics: Metrics, core: Straight) -> None:
+def _add_straight_metrics(metrics: Metrics, core: Straight, relay: Relay) -> None:
+    metrics.add_counter(
+        "forwarded", "Operations passed on natively, and left to the flows for what reason.",
+        lambda: {
+            (kind, why): count
+            for kind, counts in relay.counts.items()
+            for why, count in counts.items()
+        },
+        ("kind", "way"),
+    )  # fmt: skip
+    metrics.add_gauge("forwarding", "Operations on their way natively.", lambda: relay.count)
     metrics.add_counter(
         "cash_outs", "cash_outs decided natively, and left to the flows for what reason.",
         lambda: {(why,): count for why, count in core.counts.items()}, ("way",),

@@ -452,7 +452,7 @@ def test_nothing_leaves_before_it_is_durable(pair: Pair, connect: Connect) -> No
     assert node.lanes.next(node.straight_ready(step), step.now_ns, step.mono_ns, 1.0, 100) is None
     node.end(step)
     assert node.lanes.held == 1
-    assert node.lanes.release(node.store.journal.durable_seq, step.mono_ns) == (0, [])
+    assert node.lanes.release(node.store.journal.durable_seq, step.mono_ns, 0) == (0, [])
     assert line.received() == []
     pair.straight.settle()
     assert line.received() == reference(pair.flows, line.terminal, [message])
