@@ -48,6 +48,7 @@ cdef class Reader:
     cdef readonly str directory
     cdef readonly str torn
     cdef int _fd
+    cdef bint _gently
     cdef bint _busy
     cdef uint64_t _segment
     cdef uint64_t _offset  # of the next group in the segment

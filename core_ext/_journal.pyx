@@ -365,12 +365,15 @@ def segment_first_seq(str directory not None, uint64_t segment):
     return int.from_bytes(header[24:32], "little")
 
 
-def prune(str directory not None, uint64_t before_seq):
+def prune(str directory not None, uint64_t before_seq, *, remove=os.unlink):
     """Delete the segments that hold only records below `before_seq`; return how many went.
 
     A reader started at a snapshot of `before_seq - 1` or later still finds the group before its
     place, or its place itself, and checks the snapshot's chain hash against it. The newest segment
     that holds anything always stays. Safe beside a running journal.
+
+    Args:
+        remove: called with the path of each, oldest first; to delete it, or take it elsewhere.
     """
     numbers = segment_numbers(directory)
     removed = 0
@@ -378,7 +381,7 @@ def prune(str directory not None, uint64_t before_seq):
         first = segment_first_seq(directory, following)
         if first == 0 or first > before_seq:
             break
-        os.unlink(segment_path(directory, number))
+        remove(segment_path(directory, number))
         removed += 1
     if removed:
         sync_directory(directory)
@@ -1429,6 +1432,9 @@ cdef class Reader:
         after_seq: begin behind this record, which must be the last of its group.
         chain: the chain hash there (a snapshot keeps it); the journal must agree.
         position: begin at a place noted earlier, instead of the two above; trusted.
+        gently: read no further ahead than asked, for who reads beside a running journal. What the
+            kernel reads ahead by itself is mostly zeros there, up to 8 MiB of them at a time, and
+            a group that is to be written meanwhile waits behind that in the disk's queue.
 
     Attributes:
         torn: what is wrong with the bytes at the end, None where they are zero.
@@ -1438,9 +1444,13 @@ cdef class Reader:
         ValueError: after_seq lies inside a group.
     """
 
-    def __cinit__(self, str directory not None, *, uint64_t after_seq=0, chain=None, position=None):
+    def __cinit__(
+        self, str directory not None, *, uint64_t after_seq=0, chain=None, position=None,
+        bint gently=False,
+    ):
         need_sha256()
         self.directory = directory
+        self._gently = gently
         self._fd = -1
         self._chain_known = True
         self._segment = 1
@@ -1522,6 +1532,8 @@ cdef class Reader:
             self._fd = os.open(segment_path(self.directory, segment), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return 0
+        if self._gently:
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)
         return 1
 
     cdef Py_ssize_t _load(self, uint64_t offset, size_t need, bint fresh) except -1:

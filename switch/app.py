@@ -58,7 +58,8 @@ SNAPSHOT_CHECK_S = 10.0
 OTHER_FILES = 200  # beside the connections: journal, listeners, pipes, HTTP
 # A nice process ends its slice of some 3 ms before the thread that writes the journal gets a core;
 # an idle one makes way at once, but on a machine without idle time it never comes to its end.
-WAYS = {"idle": ("chrt", "--idle", "0"), "nice": ("nice", "-n", "19")}
+WAYS = {"idle": ("chrt", "--idle", "0"), "nice": ("nice", "-n", "19"), "equal": ()}
+FOLLOWER = (sys.executable, "-m", "switch.follower")
 FOLLOWER_PAUSE_S = 5.0
 FOLLOWER_PAUSE_S_MAX = 300.0
 NOBODY = "nobody"  # whose key is unsealed where a sign-on names no peer
@@ -140,14 +141,16 @@ class App:
 
     async def _serve(self, on_ready: Callable[[Ready], None], task_status: Any) -> None:
         listeners = await self._open_listeners()
+        addresses = {name: _addresses(found) for name, found in listeners.items()}
         admin = AdminServer(
             self.node,
             self.config.data,
             changed=self._changed,
             handlers={
                 "links": self._links, "links_explain": self._explain, "reload": self._reload,
+                "addresses": lambda step, values: addresses,
             },
-            questions=frozenset(("links", "links_explain")),
+            questions=frozenset(("links", "links_explain", "addresses")),
         )  # fmt: skip
         async with trio.open_nursery() as lasting:
             lasting.start_soon(self._gate)
@@ -186,7 +189,6 @@ class App:
                     for listener in listeners.get("http", ()):
                         await lasting.start(self._http, listener)
                     self.listening = True
-                    addresses = {name: _addresses(found) for name, found in listeners.items()}
                     on_ready(addresses)
                     task_status.started(addresses)
                     await self.stop.wait()
@@ -234,6 +236,7 @@ class App:
         if "ceibo" in roles:
             self._hosts["ceibo"] = self.remotes.listener()
             opened["ceibo"] = await self._listen("ceibo")
+        self.remotes.check_listeners()
         for address in self.remotes.addresses():
             name = f"hosts at {address}"
             self._hosts[name] = self.remotes.listener(address)
@@ -393,8 +396,7 @@ class App:
 
     async def _follower(self, way: tuple[str, ...], *arguments: str) -> None:
         """Run one of our own commands behind all others; its end is never the node's end."""
-        program = [*self._anywhere, *way, sys.executable, "-m", "switch"]
-        command = [*program, *arguments, "-c", str(self.config.path)]
+        command = [*self._anywhere, *way, *FOLLOWER, *arguments, "-c", str(self.config.path)]
         pause_s = FOLLOWER_PAUSE_S
         while not self.stop.is_set():
             process = await trio.run_process(

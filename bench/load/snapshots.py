@@ -6,7 +6,6 @@ the node gives when its journal has grown; it takes memory bandwidth, an idle CP
 """
 
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any
 from bench.load import open_loop
 from bench.load.cash_out import Provisioned
 from bench.load.server import BenchError, Say, ServerProcess
+from switch.app import FOLLOWER, WAYS
 
 NEVER_BYTES = 1 << 40
 LOOK_S = 0.02
@@ -64,8 +64,8 @@ def run(
 def _made(node: ServerProcess, made: Provisioned) -> Iterator[dict[str, Any]]:
     """Make snapshots while the block lasts; how many, and for how long one was written."""
     data = made.config.parent / "data"
-    # As the node runs it: where no one else wants the CPU.
-    command = ["chrt", "--idle", "0", sys.executable, "-m", "switch", "snapshot", "--json"]
+    # As the node runs it.
+    command = [*WAYS["nice"], *FOLLOWER, "snapshot", "--json"]
     seen: dict[str, Any] = {"snapshots": 0, "snapshot_s": 0.0}
     over = threading.Event()
 

@@ -4,6 +4,7 @@ A part is a name, its commands and a function that runs them all in this process
 anything, so one that fails leaves the others; what it said stands in the report in its place.
 """
 
+import json
 import os
 import platform
 import sys
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import bench.micro.history_scale as past_scale
 import bench.micro.iso8583 as codec
 import bench.micro.ledger_scale as scale
 from bench.load import cash_out, forward, history, idle, link, open_loop, snapshots
@@ -36,6 +38,7 @@ class Profile:
     codec_rounds: int
     groups: int
     peer_rounds: int
+    past_alone: tuple[int, ...] = (0, 50_000)
     idle: int = 10_000
 
 
@@ -47,10 +50,11 @@ QUICK = Profile(
 )  # fmt: skip
 FULL = Profile(
     seconds=10.0, connections=(1, 4, 16, 64, 256, 1000, 4000), rates=(1000, 2000, 5000, 10_000,
-    20_000, 40_000), accounts_max=5_000_000, past=(0, 100_000, 1_000_000, 5_000_000),
+    20_000, 40_000), accounts_max=5_000_000, past=(0, 100_000, 1_000_000),
     recovery_records=10_000_000, snapshot_s=30.0, snapshot_cards=500_000, codec_rounds=15,
-    groups=4000, peer_rounds=3,
+    groups=4000, peer_rounds=3, past_alone=(0, 100_000, 1_000_000, 10_000_000),
 )  # fmt: skip
+
 
 DEEP = (16, 16)  # connections and depth
 LINK_IN_FLIGHT = 100
@@ -145,6 +149,10 @@ def _costs(profile: Profile, quiet: dict[str, Any]) -> list[Part]:
             "troncal bench history " + " ".join(f"--operations {n}" for n in profile.past)
             + f" --seconds {min(s, 3.0):g} --records {profile.recovery_records}",
         ), past),
+        Part("past", (
+            "python -m bench.micro.history_scale "
+            + " ".join(f"--past {n}" for n in profile.past_alone),
+        ), lambda: past_scale.run(profile.past_alone, **quiet)),
         Part("accounts", (
             f"python -m bench.micro.ledger_scale --accounts-max {profile.accounts_max}",
         ), lambda: accounts(profile.accounts_max)),
@@ -186,16 +194,30 @@ def python_codecs(rounds: int) -> dict[str, Any]:
 
 
 def everything(
-    profile: Profile, directory: Path | None, say: Say, only: frozenset[str] = frozenset()
+    profile: Profile,
+    directory: Path | None,
+    say: Say,
+    only: frozenset[str] = frozenset(),
+    *,
+    earlier: dict[str, Any] | None = None,
+    keep: Callable[[dict[str, Any]], None] = lambda results: None,
 ) -> dict[str, Any]:
-    """Run all parts, or only some: results by name, commands, failures, and the machine."""
-    began = time.time()
+    """Run all parts, or only some: results by name, commands, failures, and the machine.
+
+    Args:
+        earlier: results of a run that was cut short; what it has measured is not measured again.
+        keep: called with the results so far, after each part.
+    """
+    began = time.monotonic()
     results: dict[str, Any] = {
-        "machine": machine(directory), "profile": asdict(profile), "parts": {}, "commands": {},
-        "failed": {}, "seconds": {},
+        "machine": machine(directory), "profile": profiled(profile), "parts": {}, "commands": {},
+        "failed": {}, "seconds": {}, "took_s": 0,
     }  # fmt: skip
+    if earlier is not None:
+        results |= {name: earlier[name] for name in ("machine", "parts", "commands", "seconds")}
+    took_s = sum(results["seconds"].values())
     for part in parts(profile, directory, say):
-        if only and part.name not in only:
+        if (only and part.name not in only) or part.name in results["parts"]:
             continue
         say(part.name)
         results["commands"][part.name] = list(part.commands)
@@ -206,9 +228,16 @@ def everything(
             results["failed"][part.name] = f"{type(error).__name__}: {error}"
             say(f"  failed: {error}")
         results["seconds"][part.name] = round(time.monotonic() - at, 1)
-    results["took_s"] = round(time.time() - began)
-    results["machine"]["load_after"] = [round(x, 2) for x in os.getloadavg()]
+        results["took_s"] = round(took_s + time.monotonic() - began)
+        results["machine"]["load_after"] = [round(x, 2) for x in os.getloadavg()]
+        keep(results)
     return results
+
+
+def profiled(profile: Profile) -> dict[str, Any]:
+    """A profile as it stands in the results, and as it comes back from a file of them."""
+    found: dict[str, Any] = json.loads(json.dumps(asdict(profile)))
+    return found
 
 
 def machine(directory: Path | None) -> dict[str, Any]:
@@ -226,4 +255,5 @@ def machine(directory: Path | None) -> dict[str, Any]:
         "data": str(directory or "the default temporary directory"),
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "load_before": [round(x, 2) for x in os.getloadavg()],
+        "load_after": [round(x, 2) for x in os.getloadavg()],  # set again after each part
     }

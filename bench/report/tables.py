@@ -164,6 +164,18 @@ def _history(run: dict[str, Any]) -> list[Figure]:
     ]  # fmt: skip
 
 
+def _past(run: dict[str, Any]) -> list[Figure]:
+    last = run["rows"][-1]
+    ratio = max(run["cash_out_ratio"], run["deposit_ratio"])
+    return [
+        Figure(
+            f"deciding an operation after {count(last['past'])}",
+            f"{last['cash_out_us']:.1f} µs a cash_out, {ratio:.2f} ×",
+            f"{last['bytes_each']:.0f} bytes of memory each", "≤ 1.5 × after 50 M", None,
+        )
+    ]  # fmt: skip
+
+
 def _accounts(rows: list[dict[str, float]]) -> list[Figure]:
     first, last = rows[0], rows[-1]
     ratio = last["hold_ns"] / first["hold_ns"]
@@ -197,6 +209,7 @@ _FIGURES: dict[str, Callable[[Any], list[Figure]]] = {
     "snapshots": _snapshots,
     "idle": _idle,
     "history": _history,
+    "past": _past,
     "accounts": _accounts,
     "switch_job": _switch_job,
 }
@@ -277,6 +290,17 @@ def _history_table(run: dict[str, Any]) -> Told:
         for row in run["rows"]
     ]  # fmt: skip
     return ("past operations", "CPU µs each", "a second", *_LATENCY_COLUMNS, "node MB"), rows
+
+
+def _past_table(run: dict[str, Any]) -> Told:
+    rows: list[tuple[str, ...]] = [
+        (
+            count(row["past"]), f"{row['cash_out_us']:.2f}", f"{row['deposit_us']:.2f}",
+            f"{row['bytes_each']:.0f}",
+        )
+        for row in run["rows"]
+    ]  # fmt: skip
+    return ("past operations", "cash_out µs", "deposit µs", "bytes each"), rows
 
 
 def _accounts_table(rows: list[dict[str, float]]) -> Told:
@@ -388,6 +412,12 @@ _TABLES: dict[str, tuple[str, str, Callable[[Any], Told]]] = {
         "Past operations",
         "One node, filled with deposits between the measurements.",
         _history_table,
+    ),
+    "past": (
+        "Past operations, the state alone",
+        "CPU time of deciding, in this process, without network; those before it are deposits. "
+        "Memory bounds how many there can be: what did not fit was left out.",
+        _past_table,
     ),
     "accounts": (
         "Accounts",

@@ -222,7 +222,10 @@ def _copy(source: Path, target: Path, size: int) -> str:
             while left:
                 data = reading.read(min(left, COPY_BYTES))
                 if not data:
-                    raise BackupError(f"{source} is shorter than it should be")
+                    raise BackupError(
+                        f"{source} is shorter than it should be",
+                        "was it deleted meanwhile? try again",
+                    )
                 digest.update(data)
                 writing.write(data)
                 left -= len(data)

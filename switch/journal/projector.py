@@ -18,6 +18,7 @@ import msgspec
 import trio
 
 from core_ext import Reader
+from core_ext._breaks import Breaks
 from core_ext._journal import Position
 from switch.calendar import day_date
 from switch.config import Config
@@ -26,6 +27,7 @@ from switch.flows import operations as ops
 from switch.flows.operations import CeiboHold, FileRecord, RedOperation, SicoopOperation, Window
 from switch.flows.states import ACTIVA, CAPTURADA, ERROR, LIBERADA, REVERSADA
 from switch.flows.step import ALARM_RECORD, AUDIT_RECORD, NOTICE_RECORD
+from switch.journal import queries
 from switch.journal.projections import projections
 from switch.journal.records import AlarmRecord, NoticeRecord, parse_put
 from switch.ops.audit import decode as decode_audit
@@ -33,8 +35,8 @@ from switch.ops.keys import MasterKey, UnsealError
 from switch.ops.rotation import retained
 from switch.reports.daily_file import document_hash, network_key
 
-FILE_NAME = "read.sqlite"
-SCHEMA_VERSION = 5
+FILE_NAME = queries.FILE_NAME
+SCHEMA_VERSION = 6
 BATCH_RECORDS = 20_000
 POLL_S = 0.1
 RECORD_PUT = 64
@@ -44,6 +46,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS progress (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     version INTEGER, seq INTEGER, chain BLOB, segment INTEGER, offset INTEGER) STRICT;
+CREATE TABLE IF NOT EXISTS seen (one INTEGER PRIMARY KEY CHECK (one = 1), seq INTEGER) STRICT;
 CREATE TABLE IF NOT EXISTS register (
     reference TEXT PRIMARY KEY, operation TEXT, kind TEXT, network TEXT, terminal TEXT, branch TEXT,
     cashier TEXT, trace INTEGER, amount INTEGER, currency TEXT, document TEXT, state TEXT,
@@ -150,7 +153,8 @@ class Projector:
         if position is None and master is not None:
             self._look_ahead()
         self._begun_at = position  # as the tables say; who finds another one there is not alone
-        self._reader = Reader(self._journal, position=position)
+        self._before_seq = 0  # last record before the newest group that was read
+        self._reader = Reader(self._journal, position=position, gently=True)
         self._rows: dict[str, dict[Any, tuple[Any, ...]]] = {name: {} for name in self._columns}
         self._handlers: dict[int, Callable[[int, bytes], None]] = {
             RECORD_PUT: self._put,
@@ -171,9 +175,12 @@ class Projector:
         return total
 
     async def follow(self, stop: trio.Event) -> None:
-        """Catch up again and again until `stop` is set."""
+        """Catch up again and again until `stop` is set, with breaks for who shares the CPU."""
+        breaks = Breaks()
         while not stop.is_set():
-            if not self._batch():
+            with breaks:
+                count = self._batch()
+            if not count:
                 with trio.move_on_after(POLL_S):
                     await stop.wait()
             await trio.lowlevel.checkpoint()
@@ -187,6 +194,7 @@ class Projector:
                 if handler is not None:
                     handler(group.first_seq + place, payload)
             count += group.count
+            self._before_seq = group.first_seq - 1
         if count:
             self._write()
         return count
@@ -209,6 +217,9 @@ class Projector:
             "INSERT OR REPLACE INTO progress VALUES (1, ?, ?, ?, ?, ?)",
             (SCHEMA_VERSION, position.seq, position.chain, position.segment, position.offset),
         )
+        # The newest group may be read before it is durable; those before it are: one is written
+        # at a time.
+        self._db.execute("INSERT OR REPLACE INTO seen VALUES (1, ?)", (self._before_seq,))
         self._db.execute("COMMIT")
         self._begun_at = position
 
@@ -220,7 +231,7 @@ class Projector:
             rows.clear()
         self._begun_at = self._position()
         self._reader.close()
-        self._reader = Reader(self._journal, position=self._begun_at)
+        self._reader = Reader(self._journal, position=self._begun_at, gently=True)
 
     def _drop_if_older(self) -> None:
         """Begin anew where the tables are those of another version of this file."""

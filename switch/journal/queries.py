@@ -4,11 +4,31 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
+FILE_NAME: Final = "read.sqlite"
 ROWS_MAX = 100_000
+
+
+def seen_seq(directory: Path) -> int:
+    """The record up to which the journal of a data directory surely was durable once: the read
+    model has taken in groups behind it. 0 where there is no read model, or none that can be read.
+    """
+    path = directory / FILE_NAME
+    if not path.exists():
+        return 0
+    try:
+        db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        try:
+            row = db.execute("SELECT seq FROM seen").fetchone()
+        finally:
+            db.close()
+    except sqlite3.Error:
+        return 0  # not made yet, or damaged: it is made anew, and proves nothing
+    return 0 if row is None else int(row[0])
+
 
 _HOLD = "LEFT JOIN holds h ON h.id = {0}.network || {0}.operation"
 

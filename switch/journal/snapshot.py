@@ -19,9 +19,13 @@ import msgspec
 
 from core_ext import Ledger, Records
 from core_ext._journal import Position
+from switch.journal.removal import clear_gone, remove_gently
 
 MAGIC = b"TRNCSNP1"
 GENERATIONS = 2
+READ_BYTES = 256 * 1024
+# Made durable as it is written: a group of the journal waits behind so much of it, not behind all.
+SYNC_BYTES = 512 * 1024
 
 
 class SnapshotError(Exception):
@@ -64,11 +68,11 @@ def write(directory: Path, position: Position, ledger: Ledger, records: Records)
     path = directory / f"snapshot-{position.seq:020d}.trn"
     partial = path.with_suffix(".part")
     _clear_partial(directory)
+    clear_gone(directory)
     with open(partial, "wb", opener=_private) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         try:
             _write_all(file, header, (ledger.dump(), records.dump()))
-            file.flush()
             os.fsync(file.fileno())
         except BaseException:
             partial.unlink(missing_ok=True)  # of a full disk, above all
@@ -76,24 +80,31 @@ def write(directory: Path, position: Position, ledger: Ledger, records: Records)
         partial.rename(path)
     _sync_directory(directory)
     for old in files(directory)[GENERATIONS:]:
-        old.unlink()
+        remove_gently(old)
     return path
 
 
-def load_newest(directory: Path, ledger: Ledger, records: Records) -> Header | None:
+def load_newest(
+    directory: Path, ledger: Ledger, records: Records, *, gently: bool = False
+) -> Header | None:
     """Load the newest snapshot into empty state; None where there is none.
+
+    Args:
+        gently: read no further ahead than asked, as a node is writing to the same disk.
 
     Raises:
         SnapshotError: the newest is damaged. The older generation is there for `restore`; falling
             back silently could hide a failing disk.
     """
     found = files(directory)
-    return load(found[0], ledger, records) if found else None
+    return load(found[0], ledger, records, gently=gently) if found else None
 
 
-def load(path: Path, ledger: Ledger, records: Records) -> Header:
+def load(path: Path, ledger: Ledger, records: Records, *, gently: bool = False) -> Header:
     """Load one snapshot file into empty state, checking its hash and digests."""
     with open(path, "rb") as file:
+        if gently:  # checking its hash brings it into memory, in the pieces that are asked for
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
         header = _checked_header(path, file)
         try:
             ledger.load(_chunks(file))
@@ -121,10 +132,19 @@ def _checked_header(path: Path, file: BinaryIO) -> Header:
 
 def _write_all(file: BinaryIO, header: Header, sections: Iterable[Iterator[bytes]]) -> None:
     digest = hashlib.sha256()
+    unsynced = 0
 
     def put(data: bytes) -> None:
-        digest.update(data)
-        file.write(data)
+        nonlocal unsynced
+        for at in range(0, len(data), SYNC_BYTES):
+            piece = memoryview(data)[at : at + SYNC_BYTES]
+            digest.update(piece)
+            file.write(piece)
+            unsynced += len(piece)
+            if unsynced >= SYNC_BYTES:
+                file.flush()
+                os.fdatasync(file.fileno())
+                unsynced = 0
 
     raw = msgspec.msgpack.encode(header)
     put(MAGIC)
@@ -136,6 +156,7 @@ def _write_all(file: BinaryIO, header: Header, sections: Iterable[Iterator[bytes
             put(chunk)
         put(bytes(4))
     file.write(digest.digest())
+    file.flush()
 
 
 def _clear_partial(directory: Path) -> None:
@@ -165,7 +186,7 @@ def _check_hash(path: Path, file: BinaryIO) -> None:
     digest.update(MAGIC)
     left -= len(MAGIC)
     while left > 0:
-        data = file.read(min(left, 1 << 20))
+        data = file.read(min(left, READ_BYTES))
         digest.update(data)
         left -= len(data)
     if file.read(32) != digest.digest():

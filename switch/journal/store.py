@@ -14,10 +14,12 @@ from pathlib import Path
 import msgspec
 
 from core_ext import Journal, Ledger, Reader, Records
+from core_ext._breaks import Breaks
 from core_ext._journal import Position, prune, segment_first_seq, segment_numbers
 from switch.config import Config
 from switch.flows.step import DIGEST_RECORD
-from switch.journal import snapshot
+from switch.journal import queries, snapshot
+from switch.journal.removal import clear_gone, remove_gently
 
 LEDGER_KINDS = (1, 63)
 RECORDS_KINDS = (64, 95)
@@ -28,7 +30,12 @@ REQUEST_BYTES_MAX = 20 * 1024
 
 
 class StateError(Exception):
-    """The data directory does not give the state that was acknowledged; says where."""
+    """The data directory does not give the state that was acknowledged; says where. `hint` says
+    what to do, where that is another thing than to restore a backup."""
+
+    def __init__(self, reason: str, hint: str = "") -> None:
+        super().__init__(reason)
+        self.hint = hint
 
 
 class Recovery(msgspec.Struct, frozen=True):
@@ -85,11 +92,11 @@ class State:
             Corruption, SnapshotError, StateError: the directory is damaged; nothing was changed.
         """
         began = time.perf_counter()
-        header = snapshot.load_newest(self.directory, self.ledger, self.records)
+        header = snapshot.load_newest(self.directory, self.ledger, self.records, gently=live)
         start = None
         if header is not None:
             start = Position(header.seq, header.chain, header.segment, header.offset)
-        reader = Reader(str(self.directory / "journal"), position=start)
+        reader = Reader(str(self.directory / "journal"), position=start, gently=live)
         count = self.follow(reader, upto_seq=SEQ_MAX if live else None)
         self.recovery = Recovery(
             0 if header is None else header.seq, count,
@@ -143,12 +150,15 @@ class Store(State):
         Raises:
             BlockingIOError: another process has the directory. It is locked before it is read:
                 what the other writes meanwhile would look like damage.
+            Corruption, SnapshotError, StateError: damaged, or less than was durable once.
         """
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
         self._lock = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            seen = queries.seen_seq(self.directory)
             self.recover()
+            check_end(self.directory, self.position.seq, seen)
             # Also at record 0: a first start that was killed leaves segments without a group.
             self.journal.start(self.position)
         except BaseException:
@@ -233,14 +243,35 @@ class Store(State):
         self._lock = -1
 
 
+def check_end(directory: Path, last_seq: int, seen_seq: int) -> None:
+    """Refuse a journal that ends before what surely was durable once.
+
+    A torn end is cut without a word, for nothing in it was acknowledged. What the read model has
+    seen groups behind of was: then segments are missing, or cut short, and a node that went on
+    would deny what it has told.
+
+    Raises:
+        StateError: it does.
+    """
+    if last_seq < seen_seq:
+        raise StateError(
+            f"the journal of {directory} ends at record {last_seq}, but record {seen_seq} was "
+            "durable: segments are missing or cut short",
+            "put them back, or `troncal restore` a backup into another directory; to go on "
+            f"without what is lost, remove {directory / queries.FILE_NAME}*",
+        )
+
+
 def make_snapshot(config: Config, directory: Path) -> Path:
     """Follow the journal up to its present end and write a snapshot of it.
 
-    Works beside a live node: it only reads what is durable. Returns the new file's path.
+    Works beside a live node: it only reads what is durable, and makes way for it, on its CPU as on
+    its disk. Returns the new file's path.
     """
-    state = State(config, directory)
-    state.recover(live=True)
-    return snapshot.write(directory, state.position, state.ledger, state.records)
+    with Breaks():
+        state = State(config, directory)
+        state.recover(live=True)
+        return snapshot.write(directory, state.position, state.ledger, state.records)
 
 
 def prune_segments(config: Config, directory: Path, needed_seq: int) -> int:
@@ -253,7 +284,10 @@ def prune_segments(config: Config, directory: Path, needed_seq: int) -> int:
     if len(generations) < snapshot.GENERATIONS:
         return 0
     journal = str(directory / "journal")
+    clear_gone(directory / "journal")
     needed = min(needed_seq, *(snapshot.sequence(path) for path in generations))
     spare = [n for n in segment_numbers(journal) if segment_first_seq(journal, n) <= needed]
     kept = spare[-config.journal.segments_kept - 1 :]
-    return prune(journal, segment_first_seq(journal, kept[0])) if kept else 0
+    if not kept:
+        return 0
+    return prune(journal, segment_first_seq(journal, kept[0]), remove=remove_gently)

@@ -67,7 +67,8 @@ def ops_app(metrics: Metrics, health: Health, routes: Sequence[BaseRoute] = ()) 
     """The application of the ops listener; `routes` come first (the console lives there too)."""
 
     async def exposition(request: Request) -> Response:
-        return Response(metrics.exposition(), media_type=CONTENT_TYPE, headers=_NO_STORE)
+        text = await metrics.exposition_in_turns()
+        return Response(text, media_type=CONTENT_TYPE, headers=_NO_STORE)
 
     return Starlette(
         routes=[

@@ -30,6 +30,8 @@ LATENCY_BOUNDS_NS = tuple(
 )
 """Upper bounds of histogram buckets, 100 µs to 50 s: the native ones are too fine to store."""
 
+TURN_S = 0.0002  # at most, and one family, of a page before others have their turn
+
 _NAME = re.compile(r"^[a-z][a-z0-9_]*\Z")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -141,12 +143,29 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """The whole text, in the order in which sources were added. `CONTENT_TYPE` is its type."""
-        return generate_latest(self)
+        return b"".join(self.pieces())
+
+    async def exposition_in_turns(self) -> bytes:
+        """As `exposition`, with everybody else's turns in between.
+
+        All of it takes above a millisecond, in which no terminal would be answered.
+        """
+        text, began_s = [], time.perf_counter()
+        for piece in self.pieces():
+            text.append(piece)
+            if time.perf_counter() - began_s >= TURN_S:
+                await trio.lowlevel.checkpoint()
+                began_s = time.perf_counter()
+        return b"".join(text)
+
+    def pieces(self) -> Iterable[bytes]:
+        """The text of one family after the other."""
+        return (generate_latest(_Alone(family)) for family in self.collect())
 
     def collect(self) -> Iterable[Metric]:
         """All families with their present values; the interface `generate_latest` asks for."""
         yield from self._collect_blocks()
-        for read in self._families.values():
+        for read in list(self._families.values()):
             try:
                 family = read()
             except Exception:
@@ -223,6 +242,16 @@ def _folded(histogram: LatencyHistogram) -> list[tuple[str, float]]:
         folded.append((str(bound_ns / 1e9), below))
     folded.append(("+Inf", histogram.count))
     return folded
+
+
+class _Alone:
+    """One family, as `generate_latest` asks for them."""
+
+    def __init__(self, family: Metric) -> None:
+        self._family = family
+
+    def collect(self) -> Iterable[Metric]:
+        return (self._family,)
 
 
 class LoopClock(trio.abc.Instrument):

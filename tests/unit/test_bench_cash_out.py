@@ -58,9 +58,9 @@ class Host:
     def close(self) -> None:
         self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
-        self.acceptor.join(5)
+        self.acceptor.join(60)
         for thread in self.threads:
-            thread.join(5)
+            thread.join(60)
 
 
 @pytest.fixture

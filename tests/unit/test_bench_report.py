@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import json
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,13 @@ PARTS: dict[str, Any] = {
         "recovery": {
             "records": 10_000_000, "seconds": 6.0, "records_per_s": 1_666_667, "ten_million_s": 6.0,
         },
+    },
+    "past": {
+        "rows": [
+            {"past": float(past), "cash_out_us": 9.5, "deposit_us": 9.0, "bytes_each": 1400.0}
+            for past in (0, 10_000_000)
+        ],
+        "left_out": [], "cash_out_ratio": 1.0, "deposit_ratio": 1.0,
     },
     "accounts": [
         {"accounts": n, "hold_ns": 150.0 * k, "hold_best_ns": 140.0, "capture_ns": 120.0,
@@ -150,6 +158,7 @@ def test_goals_are_judged() -> None:
         "cost of a cash_out beside 10 000 idle connections": True,
         "cost of a cash_out after 1 000 000 operations": True,
         "recovery of 10 000 000 records": True,
+        "deciding an operation after 10 000 000": None,
         "a hold in the ledger with 5 000 000 accounts": False,
         "durable cash_outs beside plain servers that write nothing": None,
     }
@@ -170,7 +179,7 @@ def test_the_page_is_whole_by_itself() -> None:
         assert f"    command of {name}" in markdown
     assert "missed" in markdown
     if importlib.util.find_spec("matplotlib"):
-        assert found.tags.count("svg") == 8, "two parts have too little to draw"
+        assert found.tags.count("svg") == 8, "three parts have too little to draw, or no plot"
     else:
         assert "pip install" in page
 
@@ -200,6 +209,39 @@ def test_a_part_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch) ->
     assert found["parts"] == {"b": 7}
     assert list(found["failed"]) == ["a"]
     assert "No space" in found["failed"]["a"]
+
+
+def test_a_run_that_was_cut_short_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[str] = []
+
+    def parts(profile: Any, directory: Any, say: Any) -> list[runs.Part]:
+        def measured(name: str) -> Any:
+            ran.append(name)
+            if name == "deep" and ran.count(name) == 1:
+                raise KeyboardInterrupt
+            return PARTS[name]
+
+        return [
+            runs.Part(name, (f"command of {name}",), partial(measured, name))
+            for name in ("cash_out", "deep", "link")
+        ]
+
+    monkeypatch.setattr(runs, "parts", parts)
+    given = ["--quick", "--output", str(tmp_path)]
+    with pytest.raises(KeyboardInterrupt):
+        main(given)
+    kept = json.loads((tmp_path / "report.json").read_text())
+    assert list(kept["parts"]) == ["cash_out"]
+    assert "command of cash_out" in (tmp_path / "report.md").read_text()
+    assert main([*given, "--resume"]) == 0
+    assert ran == ["cash_out", "deep", "deep", "link"]
+    assert list(json.loads((tmp_path / "report.json").read_text())["parts"]) == [
+        "cash_out", "deep", "link",
+    ]  # fmt: skip
+    assert main(given) == 0, "without --resume all is measured again"
+    assert ran.count("cash_out") == 2
 
 
 def test_missing_tools_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
