@@ -1,5 +1,6 @@
 """The native core: ledger, journal, codes and MACs. Knows no task, no socket and no protocol."""
 
+from core_ext import mac
 from core_ext._batch import Batch
 from core_ext._counters import Counters, Histogram
 from core_ext._journal import Journal, Reader
@@ -19,4 +20,5 @@ __all__ = [
     "Records",
     "Result",
     "Wheel",
+    "mac",
 ]

@@ -7,34 +7,22 @@ socket file may do everything, so its mode is 0600.
 
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import trio
 
+from switch.admin_socket import SOCKET_NAME, ProvisioningError, Request, Response, short_name
 from switch.config import ConfigError
 from switch.flows.registry import Entity
 from switch.flows.step import Step
 from switch.node import Node
-from switch.provisioning import QUESTIONS, Provisioning, ProvisioningError
+from switch.provisioning import QUESTIONS, Provisioning
 
-SOCKET_NAME = "admin.sock"
 LINE_BYTES_MAX = 1 << 16
 CONNECTIONS_MAX = 16
-
-
-class Request(msgspec.Struct, frozen=True):
-    command: str
-    values: dict[str, Any] = {}
-
-
-class Response(msgspec.Struct, frozen=True, omit_defaults=True):
-    ok: Any = None
-    error: str = ""
-    hint: str = ""
 
 
 Handler = Callable[[Step, dict[str, Any]], Any]
@@ -89,7 +77,7 @@ class AdminServer:
         listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         mask = os.umask(0o177)
         try:
-            with _short(self._path) as path:
+            with short_name(self._path) as path:
                 await listener.bind(path)
         finally:
             os.umask(mask)
@@ -150,16 +138,6 @@ class AdminServer:
         return Response(ok=answer)
 
 
-@contextmanager
-def _short(path: Path) -> Iterator[str]:
-    """Yield another name of a socket: one may have 107 bytes, a data directory has any length."""
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{directory}/{path.name}"
-    finally:
-        os.close(directory)
-
-
 async def call(directory: Path, command: str, values: dict[str, Any]) -> Any:
     """Run a command on the node that owns `directory`.
 
@@ -167,7 +145,7 @@ async def call(directory: Path, command: str, values: dict[str, Any]) -> Any:
         ProvisioningError: refused, with its hint.
         OSError: no node is running there.
     """
-    with _short(directory / SOCKET_NAME) as path:
+    with short_name(directory / SOCKET_NAME) as path:
         stream = await trio.open_unix_socket(path)
     async with stream:
         await stream.send_all(msgspec.json.encode(Request(command, values)) + b"\n")

@@ -155,10 +155,10 @@ class Node(msgspec.Struct, frozen=True):
         bool, says("decide common cash_outs and deposits natively where this process has all roles")
     ] = True
     followers: Annotated[
-        Literal["idle", "nice"],
+        Literal["idle", "nice", "equal"],
         says(
             "how the projector runs; idle: only on CPU time nobody wants, so answers are even; "
-            "nice: on a machine that is never idle"
+            "nice: on a machine that is never idle; equal: the read model is as pressing as answers"
         ),
     ] = "idle"
     cpu: Annotated[
@@ -409,6 +409,20 @@ class Watch(msgspec.Struct, frozen=True):
         int,
         span(0, 1440, "deposit and cash_out of one person at one branch within this; 0: not told"),
     ] = 0
+    terminal_persons: Annotated[
+        int,
+        span(0, 1000, "so many persons at one terminal within `terminal_minutes`; 0: not told"),
+    ] = 0
+    terminal_minutes: Annotated[int, span(1, 1440, "for `terminal_persons`")] = 60
+    night_amount: Annotated[
+        int,
+        span(0, 999_999_999_999, "from this amount on in the night of [business]; 0: not told"),
+    ] = 0
+
+    @property
+    def looks_at_each(self) -> bool:
+        """Every operation counts for a pattern, not deposits near a threshold alone."""
+        return bool(self.loop_minutes or self.terminal_persons or self.night_amount)
 
 
 class Conciliation(msgspec.Struct, frozen=True):
@@ -780,7 +794,13 @@ def _listeners(config: Config) -> Iterator[limits.Finding]:
         if address in taken and address.port:
             yield where, f"has the address of {taken[address]}", "give each its own port"
         taken[address] = name
-        if not (address.loopback or name in config.tls or config.node.plaintext):
+        if address.loopback or name in config.tls:
+            continue
+        if name == "http" and config.webpay.merchant:
+            # Card numbers are typed there: no network is trusted so far.
+            what = f"{address.host} is outside loopback and takes cards without TLS"
+            yield where, what, "add [tls.http], or let what ends TLS run on this machine"
+        elif not config.node.plaintext:
             what = f"{address.host} is outside loopback and has no TLS"
             hint = f"add [tls.{name}], or node.plaintext = true where the network is trusted"
             yield where, what, hint

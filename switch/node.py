@@ -15,6 +15,7 @@ from core_ext import Batch, Counters, Histogram, Result, Wheel
 from core_ext._journal import JournalFull
 from core_ext._lanes import Lanes
 from core_ext._mac import MacKey, SeedVault
+from core_ext._relay import Relay
 from protocols.messages import (
     Annul,
     CashOut,
@@ -272,6 +273,9 @@ class Node:
             ceibo=self.ceibo,
         )
         self.lanes = Lanes(self.straight.core, store.journal, self.latency)
+        self.relay = Relay(self.lanes, store.records, config.tokens.digits)
+        self.lanes.set_forwarder(self.relay)
+        self.straight.attach(self.relay)
 
     def attach(self, flow: ProductFlow, service: Destination) -> None:
         """Play a product: called by what `open` is given to prepare, with the state recovered.
@@ -388,7 +392,8 @@ class Node:
         if records.get(ops.META, UNDER_WAY) is not None:
             raise StateError(
                 f"a rotation of the master key of {self.store.directory} was cut short: "
-                "`troncal key rotate-master` goes on with it"
+                "`troncal key rotate-master` goes on with it",
+                "give that command again, with the node stopped",
             )
         known = records.get(ops.META, CHECK)
         if known is None:
@@ -396,7 +401,8 @@ class Node:
         elif known != own:
             raise StateError(
                 f"the master key is not the one of {self.store.directory}: "
-                f"its check value is {own.decode()}, the data's {known.decode()}"
+                f"its check value is {own.decode()}, the data's {known.decode()}",
+                "put the right key there: `troncal key check` tells a key's check value",
             )
 
     # ---- turns
@@ -432,11 +438,12 @@ class Node:
         """True where the common request may be decided natively in this step."""
         return self.config.node.straight_through and self.straight.ready(step)
 
-    def took(self, count: int) -> None:
-        """So many requests were decided natively; their answers wait in the lanes."""
+    def took(self, count: int, heard: int = 0) -> None:
+        """So many requests were decided or passed on natively, and so many answers of platforms
+        taken; what they are told waits in the lanes."""
         if count:
             self.counters.add(REQUESTS, count)
-            self._asked += count
+        self._asked += count + heard
 
     def terminal_request(
         self, step: Step, terminal: Terminal, message: Any, origin: Destination
@@ -444,6 +451,8 @@ class Node:
         """One request of a signed-on terminal; its answer goes into the gate at the step's end."""
         self.counters.add(REQUESTS)
         self._asked += 1
+        for passing in self.relay.of_terminal(terminal.number):
+            self.platforms.adopt(step, passing)
         if not self._concluding and type(message) not in QUESTIONS:
             self.counters.add(FULL)
             step.reply(origin, _no_room(message))
@@ -559,7 +568,8 @@ class Node:
 
     def _release_lanes(self, durable_seq: int) -> None:
         """Let out what was decided natively and is durable: approvals all."""
-        count, left = self.lanes.release(durable_seq, self.clock.mono_ns())
+        clock = self.clock
+        count, left = self.lanes.release(durable_seq, clock.mono_ns(), clock.wall_ns())
         if count:
             self.counters.add(ANSWERS, count)
             self.codes["00"] = self.codes.get("00", 0) + count
@@ -590,7 +600,10 @@ class Node:
     # ---- time
 
     def next_deadline_ns(self) -> int | None:
-        return self._wheel.next_ns
+        wheel_ns, relay_ns = self._wheel.next_ns, self.relay.next_ns
+        if wheel_ns is None or relay_ns is None:
+            return relay_ns if wheel_ns is None else wheel_ns
+        return min(wheel_ns, relay_ns)
 
     def run_timers(self) -> None:
         """Call all that is due."""
@@ -602,6 +615,7 @@ class Node:
 
         Then the journaled tick of the ledger and bounded forgetting.
         """
+        self._watch_passing()
         step = self.begin()
         if self._concluding:
             self._watch_clock(step)
@@ -618,6 +632,15 @@ class Node:
             self._forget(step)
         self.end(step)
         return self._concluding and bool(self._due)
+
+    def _watch_passing(self) -> None:
+        """Take over what has been on its way natively for long: its times are ours from now on."""
+        aged = self.relay.aged(self.clock.mono_ns())
+        if aged:
+            step = self.begin()
+            for passing in aged:
+                self.platforms.adopt(step, passing)
+            self.end(step)
 
     def _watch_clock(self, step: Step) -> None:
         """Alarm where the wall clock has jumped: it was off before, or is now, and with it the

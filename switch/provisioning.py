@@ -7,15 +7,20 @@ creation or rotation, and stored sealed only.
 
 import inspect
 import secrets
-from collections.abc import Callable
-from typing import Any, Final, TypeVar, get_type_hints
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Final, TypeVar, get_type_hints
+from unicodedata import category
 
 import msgspec
+from msgspec import Meta
 
 from core_ext import Batch, Result
 from core_ext._ledger import AUTO_AFTER
 from protocols.iso8583 import Dialect
 from protocols.iso8583.keys import check_value
+from switch.admin_socket import (
+    ProvisioningError as ProvisioningError,
+)  # whoever provisions has both
 from switch.config import parse_address
 from switch.flows import norms
 from switch.flows import operations as ops
@@ -71,26 +76,26 @@ EXPORT_FORMAT: Final = "troncal-network-1"
 IMPORT_ENTRIES_MAX: Final = 200
 """Of one `network_import`: what fits into a line of the admin socket and a group of the journal."""
 
+CAP_MAX: Final = 10**15
+"""Of a network's position: sums with any amount stay far inside the ledger's 64 bits."""
+
+NAME_CHARS_MAX: Final = 100
+CONTROLS: Final = frozenset(("Cc", "Cs", "Zl", "Zp"))
+"""Kinds of characters that act on a terminal, or end a line, instead of being shown."""
+
 Answer = dict[str, Any]
 T = TypeVar("T")
-
-
-NOT_SERVED = "nobody here answers requests in its dialect, so it cannot dial us"
-"""Of a host that is to listen for, and speaks as banks do."""
-
-
-class ProvisioningError(Exception):
-    """A command that cannot be carried out; nothing was changed. `hint` says what to do."""
-
-    def __init__(self, reason: str, hint: str = "") -> None:
-        super().__init__(reason)
-        self.hint = hint
+Amount = Annotated[int, Meta(ge=0, le=norms.AMOUNT_MAX)]
+Cap = Annotated[int, Meta(ge=0, le=CAP_MAX)]
+KeyVersion = Annotated[int, Meta(ge=0, le=255)]
+Name = Annotated[str, Meta(max_length=NAME_CHARS_MAX)]
+"""For people: a network's, a branch's, a person's."""
 
 
 class ExportedKey(msgspec.Struct, frozen=True):
     """A peer's key in clear, as hex digits."""
 
-    version: int
+    version: Annotated[int, Meta(ge=1, le=255)]
     key: str
     mac: str = "hmac-sha256"
 
@@ -99,7 +104,7 @@ class ExportedNetwork(msgspec.Struct, frozen=True):
     """A network as another node is told of it. Caps are each side's own and not part of it."""
 
     number: str
-    name: str = ""
+    name: Name = ""
     currency: str = "PYG"
     disabled: bool = False
     keys: list[ExportedKey] = []
@@ -107,7 +112,7 @@ class ExportedNetwork(msgspec.Struct, frozen=True):
 
 class ExportedBranch(msgspec.Struct, frozen=True):
     number: str
-    name: str = ""
+    name: Name = ""
     disabled: bool = False
 
 
@@ -122,7 +127,7 @@ class ExportedTerminal(msgspec.Struct, frozen=True):
 class ExportedCashier(msgspec.Struct, frozen=True):
     number: str
     branch: str
-    name: str = ""
+    name: Name = ""
     supervisor: bool = False
     disabled: bool = False
     seed: str = ""
@@ -153,10 +158,11 @@ class Provisioning:
         if command.startswith("_") or command == "call" or not callable(method):
             raise ProvisioningError(f"unknown command {command!r}")
         try:
-            answer = method(step, **_converted(method, values))
+            answer = method(step, **_converted(method, values, plain=desk is self))
         except FieldError as bad:
             raise ProvisioningError(
-                f"{bad.field} is not valid", "see `troncal COMMAND --help` for its form"
+                f"{bad.field} is not valid",
+                norms.FORMS.get(bad.field, "see `troncal COMMAND --help` for its form"),
             ) from None
         except (TypeError, ValueError) as error:
             raise ProvisioningError(f"{command.replace('_', ' ')}: {error}") from None
@@ -167,13 +173,15 @@ class Provisioning:
     # ---- networks, branches, terminals, cashiers
 
     def network_add(
-        self, step: Step, number: str, name: str = "", net_debit_cap: int = 0, payable_cap: int = 0,
-        currency: str = "PYG", key: str = "", version: int = 1,
+        self, step: Step, number: str, name: Name = "", net_debit_cap: Cap = 0,
+        payable_cap: Cap = 0, currency: str = "PYG", key: str = "", version: KeyVersion = 1,
     ) -> Answer:  # fmt: skip
         """`key` is one that the other side made, with its version; empty: a new one is made."""
         number = norms.network(number)
         if self._registry.network(number) is not None:
-            raise ProvisioningError(f"network {number} exists")
+            raise ProvisioningError(
+                f"network {number} exists", f"troncal network rotate {number} makes a new key"
+            )
         network = Network(number, name, False, [], net_debit_cap, payable_cap, currency)
         answer = self._first_key(step, network, "network", key, version, "hmac-sha256")
         self._put(network)
@@ -181,7 +189,7 @@ class Provisioning:
         return answer
 
     def network_caps(
-        self, step: Step, number: str, net_debit_cap: int, payable_cap: int | None = None
+        self, step: Step, number: str, net_debit_cap: Cap, payable_cap: Cap | None = None
     ) -> Answer:
         network = self._network(number)
         network.net_debit_cap = net_debit_cap
@@ -191,17 +199,19 @@ class Provisioning:
         self._node.sicoop.set_caps(network, network.currency, step.now_ns)
         return {"peer": network.number, "net_debit_cap": net_debit_cap}
 
-    def branch_add(self, step: Step, number: str, network: str, name: str = "") -> Answer:
+    def branch_add(self, step: Step, number: str, network: str, name: Name = "") -> Answer:
         owner = self._network(network)
         number = norms.branch(number)
         if self._registry.branch(owner.number, number) is not None:
-            raise ProvisioningError(f"branch {number} of network {owner.number} exists")
+            raise ProvisioningError(
+                f"branch {number} of network {owner.number} exists", "troncal branch list"
+            )
         self._put(Branch(owner.number, number, name))
         return {"network": owner.number, "number": number}
 
     def terminal_add(
         self, step: Step, number: str, network: str, branch: str, mac: str = "hmac-sha256",
-        ticket: bool = True, key: str = "", version: int = 1, known_only: bool = False,
+        ticket: bool = True, key: str = "", version: KeyVersion = 1, known_only: bool = False,
     ) -> Answer:  # fmt: skip
         """`key` as for `network_add`; with `known_only` it has none, and never signs on here."""
         number = norms.terminal(number)
@@ -222,22 +232,28 @@ class Provisioning:
         self._put(terminal)
         return answer
 
-    def network_rotate(self, step: Step, number: str, key: str = "", version: int = 0) -> Answer:
+    def network_rotate(
+        self, step: Step, number: str, key: str = "", version: KeyVersion = 0
+    ) -> Answer:
         """`key` and `version` as the other side's rotation printed them; empty: made here."""
         return self._rotate(step, self._network(number), "network", key, version)
 
-    def terminal_rotate(self, step: Step, number: str, key: str = "", version: int = 0) -> Answer:
+    def terminal_rotate(
+        self, step: Step, number: str, key: str = "", version: KeyVersion = 0
+    ) -> Answer:
         return self._rotate(step, self._terminal(number), "terminal", key, version)
 
     def cashier_add(
-        self, step: Step, number: str, network: str, branch: str, name: str = "",
+        self, step: Step, number: str, network: str, branch: str, name: Name = "",
         supervisor: bool = False,
     ) -> Answer:  # fmt: skip
         number = norms.cashier(number)
         owner = self._network(network)
         branch = norms.branch(branch)
         if self._registry.cashier(owner.number, number) is not None:
-            raise ProvisioningError(f"cashier {number} exists in network {owner.number}")
+            raise ProvisioningError(
+                f"cashier {number} exists in network {owner.number}", "troncal cashier list"
+            )
         if self._registry.branch(owner.number, branch) is None:
             self._put(Branch(owner.number, branch))
         seed = generate_seed(self._node.config.tokens.algorithm)
@@ -371,10 +387,11 @@ class Provisioning:
     # ---- persons and cards
 
     def card_add(
-        self, step: Step, document: str, document_type: str = "CI", phone: str = "", name: str = "",
-        balance: int = 0, token_mode: str = "", currency: str = "PYG", tier: str = "",
-        default: bool = False, seed: str = "", expires: str = "", label: str = "",
-        kinds: list[str] | None = None, max_balance: int = 0,
+        self, step: Step, document: str, document_type: str = "CI", phone: str = "",
+        name: Name = "", balance: Amount = 0, token_mode: str = "", currency: str = "PYG",
+        tier: str = "", default: bool = False, seed: str = "", expires: str = "",
+        label: Annotated[str, Meta(max_length=40)] = "", kinds: list[str] | None = None,
+        max_balance: Amount = 0,
     ) -> Answer:  # fmt: skip
         """`max_balance` 0: none; deposits that would pass it are declined."""
         kind, number = norms.document(document_type, document)
@@ -382,20 +399,19 @@ class Provisioning:
         mode = token_mode or tokens.mode
         if mode not in ("totp", "ocra", "vale"):
             raise ProvisioningError("token mode is one of totp, ocra, vale")
-        if balance < 0 or max_balance < 0:
-            raise ProvisioningError("balance and max_balance are 0 or more")
         if max_balance and balance > max_balance:
             raise ProvisioningError("balance is more than max_balance")
         if tier and tier not in self._node.config.business.tiers:
             raise ProvisioningError(f"tier {tier} is not in business.tiers")
         norms.currency(currency)
         phones = [norms.phone(phone)] if phone else []
-        person = self._person(kind, number, name, phones)
-        if len(person.cards) >= tokens.max_cards:
+        known = self._registry.person_by_document(kind, number)
+        if known is not None and len(known.cards) >= tokens.max_cards:
             raise ProvisioningError(
                 f"a person has at most {tokens.max_cards} cards", "see tokens.max_cards"
             )
         secret = from_base32(seed) if seed else generate_seed(tokens.algorithm)
+        person = self._person(kind, number, name, phones)
         card_id = f"card-{self._registry.next_number('card'):06d}"
         card = Card(
             id=card_id,
@@ -456,7 +472,7 @@ class Provisioning:
             "otpauth": self._otpauth(secret, found.id, mode),
         }
 
-    def card_fund(self, step: Step, card: str, amount: int) -> Answer:
+    def card_fund(self, step: Step, card: str, amount: Amount) -> Answer:
         found = self._card(card)
         if amount <= 0:
             raise ProvisioningError("amount is 1 or more")
@@ -479,7 +495,7 @@ class Provisioning:
         }
 
     def card_voucher(
-        self, step: Step, card: str, amount: int, seconds: int = 600, maximum: bool = False,
+        self, step: Step, card: str, amount: Amount, seconds: int = 600, maximum: bool = False,
         channels: list[str] | None = None, hold: bool = False,
     ) -> Answer:  # fmt: skip
         """Issue a voucher: eight random digits, stored only as their HMAC.
@@ -537,9 +553,10 @@ class Provisioning:
             parse_address(address)
         self._check_dialect(dialect)
         if self._registry.host(name) is not None:
-            raise ProvisioningError(f"host {name} exists", f"troncal host rotate {name}")
+            raise ProvisioningError(
+                f"host {name} exists", f"troncal host rotate {name} makes new keys"
+            )
         host = Host(name, dialect, mac, listen, connect)
-        _check_served(host, listen)
         return self._host_keys(step, host, keys)
 
     def host_rotate(self, step: Step, name: str, keys: dict[str, str] | None = None) -> Answer:
@@ -568,7 +585,6 @@ class Provisioning:
             raise ProvisioningError("a host either listens or connects, not both")
         for address in filter(None, (listen, connect)):
             parse_address(address)
-        _check_served(host, listen)
         host.listen, host.connect = listen, connect
         self._put(host)
         return {"host": host.name, "listen": listen, "connect": connect}
@@ -856,15 +872,6 @@ class Provisioning:
         )  # fmt: skip
 
 
-def _check_served(host: Host, listen: str) -> None:
-    if listen and not host.is_own:
-        raise ProvisioningError(
-            f"host {host.name}: {NOT_SERVED}",
-            "we dial banks: --connect HOST:PORT. Who asks our ceibo speaks --dialect ceibo, or a "
-            "file .toml made from it",
-        )
-
-
 def _desks(node: Node) -> tuple[tuple[object, tuple[str, ...]], ...]:
     """Commands that are carried out elsewhere, by the desk that does it."""
     return (
@@ -922,20 +929,47 @@ def _fits(value: str, hint: Any) -> bool:
     return True
 
 
-def _converted(method: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
+def _converted(
+    method: Callable[..., Any], values: dict[str, Any], *, plain: bool
+) -> dict[str, Any]:
     """The values of a command as its signature declares them, before anything is changed.
 
+    Args:
+        plain: texts must be such as a terminal and a spreadsheet show.
+
     Raises:
-        TypeError, ValueError: one is missing, unknown or of another type.
+        TypeError, ValueError: one is missing, unknown, of another type or out of its range.
     """
-    types = get_type_hints(method)
+    types = get_type_hints(method, include_extras=True)
     inspect.signature(method).bind(None, **values)
-    return {name: msgspec.convert(value, types[name]) for name, value in values.items()}
+    converted = {}
+    for name, value in values.items():
+        said = name.replace("_", " ")
+        for leaf in _leaves(value):
+            if isinstance(leaf, int) and not -(2**63) <= leaf < 2**63:
+                raise ValueError(f"{said} is out of range")
+            if plain and isinstance(leaf, str) and not CONTROLS.isdisjoint(map(category, leaf)):
+                raise ValueError(f"{said} has control characters in it")
+        try:
+            converted[name] = msgspec.convert(value, types[name])
+        except msgspec.ValidationError as error:
+            raise ValueError(f"{said}: {error}") from None
+    return converted
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
 
 
 def _existing(found: T | None, what: str) -> T:
     if found is None:
-        raise ProvisioningError(f"{what} does not exist")
+        raise ProvisioningError(f"{what} does not exist", f"troncal {what.split()[0]} list")
     return found
 
 

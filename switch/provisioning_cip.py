@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from protocols.cip import shown_code
+from switch.admin_socket import ProvisioningError
 from switch.flows import cip_records as rec
 from switch.flows.cip import CipFlow
 from switch.flows.cip_book import CipBook, CipRefusal
@@ -26,8 +27,19 @@ COMMANDS: Final = (
     "cip_app_add", "cip_app_list", "cip_app_set", "cip_user_add", "cip_user_list",
     "cip_user_hashes", "cip_user_password", "cip_user_email", "cip_user_state", "cip_key_add",
     "cip_key_rotate", "cip_key_list", "cip_key_end", "cip_report_run", "cip_report_send",
-    "cip_report_list",
+    "cip_report_list", "cip_own_keys",
 )  # fmt: skip
+
+EXAMPLES: Final = {
+    "return_urls": """'return_urls=["https://sof.example/back"]'""",
+    "report_hours": """'report_hours=["18:00"]'""",
+    "modes": """'modes=["gateway", "partial"]', or --modes gateway,partial""",
+    "amount": """'amount={"currency": "PYG", "min": 1, "max": 5000000}'""",
+    "fee": """'fee={"fixed": 100, "basis_points": 50}'""",
+    "fields": """'fields=[{"name": "account", "label": "Account", "required": true}]'""",
+    "addresses": """'addresses=["10.0.0.0/8"]'""",
+}
+"""What people type in a shell, by key."""
 
 Answer = dict[str, Any]
 T = TypeVar("T")
@@ -213,6 +225,18 @@ class CipCommands:
             for key in self._application(application).keys
         ]  # fmt: skip
 
+    def cip_own_keys(self, step: Step) -> Answer:
+        """Make the node's own two keys, where they are kept here and are not made yet."""
+        section = self._node.config.cip
+        kept = [
+            name.removeprefix("keystore:")
+            for name in (section.confirmation_key, section.idempotency_key)
+            if name.startswith("keystore:")
+        ]
+        for name in kept:
+            self._book.own_key(name)
+        return {"keys": kept}
+
     # ---- reports
 
     def cip_report_run(self, step: Step, application: str) -> Answer:
@@ -254,14 +278,16 @@ class CipCommands:
     def _application(self, name: str) -> Application:
         found = self._book.application(name)
         if found is None:
-            raise ValueError(f"there is no application {name}")
+            raise ProvisioningError(f"there is no application {name}", "troncal cip app list")
         return found
 
     def _user(self, application: str, user: str) -> User:
         self._application(application)
         found = self._book.user(application, user)
         if found is None:
-            raise ValueError(f"there is no user {user} of {application}")
+            raise ProvisioningError(
+                f"there is no user {user} of {application}", f"troncal cip user list {application}"
+            )
         return found
 
     def _audit(self, step: Step, what: str, subject: str, reason: str = "") -> None:
@@ -324,13 +350,18 @@ def _section(name: str, values: dict[str, Any]) -> CipApplication:
     """Raises: ValueError, naming the key that cannot be."""
     unknown = set(values) - {field.name for field in msgspec.structs.fields(CipApplication)}
     if unknown:
-        raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
+        known = ", ".join(field.name for field in msgspec.structs.fields(CipApplication))
+        raise ProvisioningError(f"there is no key {', '.join(sorted(unknown))}", f"keys: {known}")
     try:
         section = msgspec.convert(values, CipApplication)
     except msgspec.ValidationError as error:
-        raise ValueError(str(error)) from None
-    for where, what, hint in application_findings((name,), section):
-        raise ValueError(f"{'.'.join(where[1:])} {what}{'; ' + hint if hint else ''}")
+        what, _, where = str(error).replace("`", "").partition(" - at $.")
+        raise ProvisioningError(
+            f"{where or 'a key'}: {what[:1].lower()}{what[1:]}",
+            f"KEY=JSON, as {EXAMPLES.get(where.partition('[')[0], EXAMPLES['return_urls'])}",
+        ) from None
+    for where_, what, hint in application_findings((name,), section):
+        raise ProvisioningError(f"{'.'.join(where_[1:])} {what}", hint)
     return section
 
 

@@ -7,13 +7,15 @@ needs them.
 import secrets
 from typing import Any, Final
 
+from switch.admin_socket import ProvisioningError
 from switch.flows.step import Step
 from switch.node import Node
 
 COMMANDS: Final = (
     "transfiya_key_new", "transfiya_key_add", "transfiya_key_list", "transfiya_signer_add",
-    "transfiya_signer_set", "transfiya_signer_list", "transfiya_transfer_start",
-    "transfiya_transfer_state", "transfiya_offers", "transfiya_answer", "transfiya_conciliated",
+    "transfiya_signer_set", "transfiya_signer_list", "transfiya_signer_told",
+    "transfiya_transfer_start", "transfiya_transfer_state", "transfiya_offers",
+    "transfiya_answer", "transfiya_conciliated",
 )  # fmt: skip
 OFFERS_MAX: Final = 1000
 
@@ -53,7 +55,7 @@ class TransfiyaCommands:
         try:
             data = bytes.fromhex(secret)
         except ValueError:
-            raise ValueError("a secret is hex digits") from None
+            raise ProvisioningError("a secret is hex digits") from None
         return self._add(step, name, data, allow_short=allow_short)
 
     def transfiya_key_list(self, step: Step) -> list[Answer]:
@@ -81,6 +83,25 @@ class TransfiyaCommands:
         signer = enrolment.set_status(self._directory(), bank, handle, status)
         step.audit("operator", "transfiya.signer.set", handle, "00", status)
         return enrolment.signer_row(signer)
+
+    def transfiya_signer_told(
+        self, step: Step, bank: str, handle: str, known: bool = False
+    ) -> Answer:
+        """A signer with its public key; `known`: the network has it from now on."""
+        from switch.products import transfiya_enrolment as enrolment
+
+        directory = self._directory()
+        signer = directory.signer(bank, handle)
+        if signer is None:
+            raise ProvisioningError(f"{bank} has no signer {handle}")
+        if known and not signer.known:
+            signer.known = True
+            directory.put_signer(signer)
+            step.audit("operator", "transfiya.signer.register", handle, "00", bank)
+        key = directory.key(signer.key)
+        return {
+            **enrolment.signer_row(signer), "public": key.public.hex() if key is not None else "",
+        }  # fmt: skip
 
     def transfiya_signer_list(self, step: Step, bank: str = "") -> list[Answer]:
         from switch.products import transfiya_enrolment as enrolment

@@ -7,6 +7,7 @@ from typing import Any, Final
 from switch.flows.step import Step
 from switch.flows.webpay_authorisers import LedgerAuthoriser
 from switch.node import Node
+from switch.ops.masking import luhn
 
 COMMANDS: Final = ("webpay_card_add",)
 CURRENCIES: Final = ("CLP", "USD")
@@ -32,8 +33,8 @@ class WebpayCommands:
         """
         from switch.provisioning import ProvisioningError  # which imports this module
 
-        if not _PAN.fullmatch(pan):
-            raise ProvisioningError("a card number has 13 to 19 digits")
+        if not (_PAN.fullmatch(pan) and luhn(pan)):
+            raise ProvisioningError("a card number has 13 to 19 digits, the last a check digit")
         if currency not in CURRENCIES or not 0 <= balance <= BALANCE_MAX:
             raise ProvisioningError(
                 f"currency is one of {', '.join(CURRENCIES)}, balance 0 or more"

@@ -10,7 +10,7 @@ Which there are follows from the roles played here and from the registry:
 `run` keeps the links up. Nothing here ever waits for a link before the node serves.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ from switch.net.saf import StoreAndForward
 from switch.node import Node
 from switch.ops.host_keys import host_keys, is_over, key_sets, open_key
 from switch.ops.logs import logger
-from switch.provisioning import KEY_OVERLAP_NS, NOT_SERVED
+from switch.provisioning import KEY_OVERLAP_NS
 from switch.reload import Plan
 from switch.routing import Router
 from switch.simulators.issuer import MagicDesk
@@ -90,7 +90,6 @@ class Remotes:
         config, registry = self._node.config, self._node.registry
         hosts = {h.name: h for h in registry.all(Host) if isinstance(h, Host)}
         check_hosts(config, {name: host.connect for name, host in hosts.items()})
-        _check_listeners(config, hosts.values())
         roles = config.node.roles
         if "sicoop" in roles:
             self._make_router(config)
@@ -176,7 +175,7 @@ class Remotes:
         node.desks[host.name] = self._desks[host.name] = desk
 
     def bank(self, name: str) -> BankPort:
-        """The way to a bank of the registry, made at its first use; before `run`, by products.
+        """The way to a bank of the registry, made at its first use, by products.
 
         Raises:
             LookupError: there is no such host, or its link is something else already.
@@ -194,7 +193,9 @@ class Remotes:
         )
         keys = self._host_keys(host)
         if not host.disabled:
-            port.attach(self._make_link(host, settings, keys, port))
+            link = self._make_link(host, settings, keys, port)
+            port.attach(link)
+            self._start(partial(self._run_link, link))  # before `run`, that starts all of them
         node.banks[name] = port
         return port
 
@@ -253,6 +254,7 @@ class Remotes:
             port,
             keys=lambda: self._network_keys(number),
             pump=self._pump,
+            relay=node.relay,
         )
         port.attach(link)
         node.platforms.ports[number] = port
@@ -331,6 +333,40 @@ class Remotes:
     def addresses(self) -> list[str]:
         """Listeners beside `ceibo` that hosts have for themselves, as HOST:PORT."""
         return sorted({host.listen for host in self._inbound() if host.listen})
+
+    def check_listeners(self) -> None:
+        """Check the listeners of hosts that dial us; called once all links are made.
+
+        A listener reads with one dialect, since whose connection it is turns out by what is read;
+        and outside loopback it needs TLS, as every listener.
+
+        Raises:
+            ConfigError: with every mistake found.
+        """
+        config, found = self._node.config, []
+        for address in sorted({host.listen for host in self._inbound()}):
+            hosts = self._inbound(address)
+            layouts = {(h.dialect, str(self._settings(h).framing)) for h in hosts}
+            for host in hosts:
+                if host.is_own or (address and len(layouts) == 1):
+                    continue
+                found.append(
+                    Mistake(
+                        0, f"host {host.name}", "dials us, and its dialect needs a listener apart",
+                        f"troncal host change {host.name} --listen HOST:PORT, or --connect",
+                    )
+                )  # fmt: skip
+            secure = "ceibo" in config.tls or config.node.plaintext
+            if address and not secure and not parse_address(address).loopback:
+                hint = "add [tls.ceibo], or node.plaintext = true where the network is trusted"
+                what = "listens outside loopback, and there is no TLS"
+                found += [Mistake(0, f"host {host.name}", what, hint) for host in hosts]
+        if found:
+            raise ConfigError(config.path, found)
+        for entity in self._node.registry.all(Host):
+            assert isinstance(entity, Host)
+            if entity.listen and not entity.disabled and entity.name not in self.links:
+                log.warning("host_without_use", host=entity.name, listen=entity.listen)
 
     def listener(self, address: str = "") -> HostListener:
         """The listener of the hosts that dial `address`; "" is the `ceibo` listener's own."""
@@ -574,32 +610,6 @@ class Remotes:
 
 def _is_own(host: Host | None) -> bool:
     return host is not None and host.is_own
-
-
-def _check_listeners(config: Config, hosts: Iterable[Host]) -> None:
-    """A host's own listener serves what ceibo speaks, and outside loopback needs TLS, as every
-    listener. Raises: ConfigError."""
-    if "ceibo" not in config.node.roles:
-        return
-    listening = [host for host in hosts if host.listen]
-    found = [
-        Mistake(
-            0, f"host {host.name}", NOT_SERVED,
-            f"troncal host change {host.name} --listen '' --connect HOST:PORT, or disable it",
-        )
-        for host in listening
-        if not host.is_own and not host.disabled
-    ]  # fmt: skip
-    if "ceibo" not in config.tls and not config.node.plaintext:
-        hint = "add [tls.ceibo], or node.plaintext = true where the network is trusted"
-        what = "listens outside loopback, and there is no TLS"
-        found += [
-            Mistake(0, f"host {host.name}", what, hint)
-            for host in listening
-            if not parse_address(host.listen).loopback
-        ]
-    if found:
-        raise ConfigError(config.path, found)
 
 
 def _layout(source: str | Path, settings: LinkSettings) -> tuple[Dialect, Framing]:

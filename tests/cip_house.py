@@ -169,7 +169,10 @@ time_cost = 1
     def client(self, address: str = "203.0.113.7") -> httpx.AsyncClient:
         """A browser or a site, by its address; it keeps cookies and follows nothing."""
         transport = httpx.ASGITransport(app=self.product.mounts[0], client=(address, 4711))
-        return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080", timeout=30)
+        return httpx.AsyncClient(
+            transport=transport, base_url="http://127.0.0.1:8080", timeout=30,
+            headers={"accept-language": "es-PY,es;q=0.9,en;q=0.5"},
+        )  # fmt: skip
 
     # ---- what they ask for
 

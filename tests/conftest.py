@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Both cores are busy here: read models would wait for idle time that does not come.
-os.environ.setdefault("TRONCAL_NODE_FOLLOWERS", "nice")
+# All cores are busy here: read models would wait for idle time that does not come, and tests for
+# read models.
+os.environ.setdefault("TRONCAL_NODE_FOLLOWERS", "equal")
 
 FUZZ = int(os.environ.get("TRONCAL_FUZZ", "0") or 0)
 # Timing on a shared machine says nothing about the code, so no deadline and no health check of it.

@@ -1,4 +1,4 @@
-"""An acquirer in a process of its own, to be killed: `python -m tests.webpay_child '{…}'`.
+"""An acquirer in a process of its own, to be killed: `born` makes it.
 
 It plays one payment from the request on, against a shop in the test's process, and kills itself by
 SIGKILL where it is told to: when an event of the journal is durable, before or after what that lets
@@ -6,10 +6,11 @@ out. Run again without, it recovers, waits until nothing is open, and prints wha
 """
 
 import json
+import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Mapping
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ async def main(told: dict[str, Any]) -> None:
             await pay(acquirer, told)
         await until(lambda: all(p.state in ("CREATED", "FORM") for p in acquirer.unfinished()))
         flow, service = acquirer.flow, acquirer.service
-        await until(lambda: service._writer.number == flow.newest_line)
+        await until(lambda: service._writer.number == flow.newest_line and not service._lines)
         await until(lambda: acquirer.keys_left() == 0)
         print(json.dumps(acquirer.summary()), flush=True)
         nursery.cancel_scope.cancel()
@@ -100,7 +101,13 @@ async def main(told: dict[str, Any]) -> None:
 
 
 async def pay(acquirer: Acquirer, told: dict[str, Any]) -> None:
-    fields = sealed_request(request_pairs("OC1", acquirer.shop.port))
+    """Pay; the browser keeps its request, and brings it again where `resume` is told."""
+    kept = acquirer.directory / "request.json"
+    if told.get("resume"):
+        fields = json.loads(kept.read_text())
+    else:
+        fields = sealed_request(request_pairs(told.get("order", "OC1"), acquirer.shop.port))
+        kept.write_text(json.dumps(fields))
     entered: Any = await acquirer.service.enter(fields, "127.0.0.1")
     page = Page(acquirer, entered.page_id, entered.cookie)
     await acquirer.service.shown(page.page_id)
@@ -109,5 +116,17 @@ async def pay(acquirer: Acquirer, told: dict[str, Any]) -> None:
         await page.authenticate("TSY")
 
 
-if __name__ == "__main__":
-    trio.run(main, json.loads(sys.argv[1]))
+def _life(told: dict[str, Any], said: str) -> None:
+    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    trio.run(main, told)
+
+
+def born(told: dict[str, Any], said: Path) -> BaseProcess:
+    """Start one; what it prints goes to a file. All are forked off one that has imported this."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.webpay_child"])
+    process = context.Process(target=_life, args=(told, str(said)))
+    process.start()
+    return process

@@ -93,10 +93,12 @@ def public_pem(name: str) -> bytes:
 def toml(
     *, mode: str = "kcc60", authoriser: str = "ledger", port: int = 1, limits: str = "",
     section: str = "", merchant: str = "", bank_port: int | None = 1,
+    closing: str = "", direct: str = "",
 ) -> str:  # fmt: skip
     """The configuration of an acquirer with one shop on this machine.
 
     Args:
+        closing: URL of the closing page; else that of the shop. direct: more of its settings.
         bank_port: of who asks holders' banks; None: `section` has it, or there is none.
     """
     listeners = "\n".join(f'{name} = "127.0.0.1:0"' for name in configuration.LISTENERS)
@@ -129,7 +131,7 @@ notify_mode = "{mode}"
 notify_url = "http://127.0.0.1:{port}/cgi-bin/tbk_bp_resultado.cgi"
 notify_ip = "127.0.0.1"
 notify_port = {port}
-direct = {{ closing_url = "http://127.0.0.1:{port}/xt_compra" }}
+direct = {{ closing_url = "{closing or f"http://127.0.0.1:{port}/xt_compra"}"{direct} }}
 return_hosts = ["example.cl", "example.cl:8443"]
 api_key = "env:WEBPAY_TEST_KEY"
 {merchant}
@@ -238,7 +240,7 @@ class Bank:
     def answer(self, place: int = -1, code: str = "", **more: str) -> None:
         """Answer a message: a purchase by its card, unless a code is given."""
         message, token = self.asked[place]
-        code = code or self.code if message.mti == "0200" else code
+        code = code or self.code if message.mti in ("0200", "0100") else code
         if not code:
             declined = message.mti == "0200" and message["2"] == BAD_CARD
             code = "05" if declined else "00"

@@ -22,6 +22,7 @@ TEXT_MAX: Final = 200
 PARAMETERS_MAX: Final = 1000
 DEPTH_MAX: Final = 6
 SECRET_FIELDS: Final = ("cvv", "token")  # leave no trace, not even in a hash
+REFERENCE: Final = "client_ref"
 
 InstrumentType = Literal["card", "account", "dimo", "ledger"]
 INSTRUMENT_TYPES: Final = ("card", "account", "dimo", "ledger")
@@ -33,6 +34,7 @@ RANGE: Final = "out_of_range"
 EXPIRED: Final = "expired"
 SUM: Final = "sum_differs"
 NOT_ALLOWED: Final = "not_allowed"
+TAKEN: Final = "taken"
 
 _WORD = re.compile(r"[\w.-]{1,64}")
 _EMAIL = re.compile(r"[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]+\.[^@\s\x00-\x1f]{2,}")
@@ -52,14 +54,15 @@ class FieldRule(Struct, frozen=True):
     """One field of an application's schema.
 
     A name without a dot is a custom field; `payer.email` and the like make a part of the payer
-    required; `items` asks for items.
+    required; `items` asks for items; `client_ref` lets customers type the reference where the site
+    gives none.
     """
 
     name: Annotated[
         str,
         Meta(
             pattern=r"^[a-z][a-z0-9_.]{0,31}\Z",
-            description="its name, in lower case; payer.email and the like, or items",
+            description="its name, in lower case; payer.email and the like, items, or client_ref",
             extra={"form": "1 to 32 small letters, digits, '_' or '.'"},
         ),
     ]
@@ -75,7 +78,7 @@ class FieldRule(Struct, frozen=True):
 
     @property
     def is_custom(self) -> bool:
-        return "." not in self.name and self.name != "items"
+        return "." not in self.name and self.name not in ("items", REFERENCE)
 
 
 class AmountRule(Struct, frozen=True):
@@ -403,6 +406,8 @@ class _Reader:
             if rule.name == "items":
                 if rule.required and not items:
                     self.fault("items", REQUIRED)
+            elif rule.name == REFERENCE:
+                continue  # no part of the transaction: it names the payment
             elif rule.name.startswith("payer."):
                 if rule.required and not getattr(payer, rule.name[6:], ""):
                     self.fault(rule.name, REQUIRED)

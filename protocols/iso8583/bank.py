@@ -1,6 +1,7 @@
 """The `bank` dialect's meaning: purchases, credits, reversals and advices, to and from elements.
 
     0200/0210  purchase or debit (DE3 = 000000), credit to an account (DE3 = 210000)
+    0100/0110  the same, set aside only: a 0220 books it, a reversal lets go of it
     0220(0221)/0230  advice: it has happened, book it
     0400, 0420(0421)/0410, 0430  reversal
 
@@ -90,6 +91,7 @@ class Purchase(BankMessage, frozen=True):
     Fields:
         operation: DE37, 12 digits. amount: minor units. account_from: DE102.
         instalments: tag 21, 0 for none. bank_code: tag 22. order: tag 23.
+        hold: 0100, the first of two phases.
     """
 
     operation: str
@@ -101,10 +103,11 @@ class Purchase(BankMessage, frozen=True):
     instalments: int = 0
     bank_code: str = ""
     order: str = ""
+    hold: bool = False
 
 
 class Credit(BankMessage, frozen=True):
-    """0200 with DE3 = 210000: give `amount` to an account (DE103) or card."""
+    """0200 (`hold`: 0100) with DE3 = 210000: give `amount` to an account (DE103) or card."""
 
     operation: str
     amount: Amount
@@ -113,6 +116,7 @@ class Credit(BankMessage, frozen=True):
     card: Card = Card()
     shop: Shop = Shop()
     bank_code: str = ""
+    hold: bool = False
 
 
 class Reversal(BankMessage, frozen=True):
@@ -220,7 +224,7 @@ def request_elements(
         elements["48"] = tags
     if advice:
         return "0221" if repeat else "0220", elements
-    return "0200", elements
+    return "0100" if m.hold else "0200", elements
 
 
 def answer_elements(answer: BankAnswer) -> Elements:
@@ -272,7 +276,7 @@ def bank_request(message: Message, *, exponent: int | None = None) -> BankReques
         ElementFault: an element is missing, of another form, or says nothing we know.
     """
     mti = message.mti
-    if mti not in ("0200", "0220", "0221", "0400", "0401", "0420", "0421"):
+    if mti not in ("0100", "0200", "0220", "0221", "0400", "0401", "0420", "0421"):
         raise ElementFault("mti", "12")
     processing = _text(message, "3")
     if processing not in (PROCESSING_PURCHASE, PROCESSING_CREDIT):
@@ -302,7 +306,10 @@ def bank_request(message: Message, *, exponent: int | None = None) -> BankReques
         account = message.get("103", "")
         if not account and not card.pan:
             raise ElementFault("103")
-        return Credit(**common, account_to=account, card=card, shop=shop, bank_code=bank_code)
+        return Credit(
+            **common, account_to=account, card=card, shop=shop, bank_code=bank_code,
+            hold=mti == "0100",
+        )  # fmt: skip
     account = message.get("102", "")
     if not (account or card.pan or card.track2):
         raise ElementFault("2")
@@ -317,6 +324,7 @@ def bank_request(message: Message, *, exponent: int | None = None) -> BankReques
         instalments=int(instalments),
         bank_code=bank_code,
         order=message.get("48.23", ""),
+        hold=mti == "0100",
     )
 
 
@@ -326,7 +334,7 @@ def bank_answer(message: Message) -> BankAnswer:
     Raises:
         ElementFault: without DE39 it decides nothing; nor does another message type.
     """
-    if message.mti not in ("0210", "0230", "0410", "0430"):
+    if message.mti not in ("0110", "0210", "0230", "0410", "0430"):
         raise ElementFault("mti", "12")
     code = _text(message, "39")
     key = key_of_host_code(code)

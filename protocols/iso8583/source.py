@@ -50,9 +50,8 @@ class DialectError(ValueError):
     def lines(self) -> list[str]:
         """One line of text per mistake: `file:line: key: what`."""
         return [
-            f"{m.source}:{m.line}: {m.where}: {m.what}"
-            if m.line
-            else f"{m.source}: {m.where}: {m.what}"
+            f"{m.source}:{f'{m.line}:' if m.line else ''}{f' {m.where}:' if m.where else ''} "
+            f"{m.what}"
             for m in self.mistakes
         ]
 

@@ -146,12 +146,15 @@ async def _made(
 
 @asynccontextmanager
 async def platform_node(
-    directory: Path, network: str, key: PeerKey, program: Sequence[str] = PROGRAM
-) -> AsyncIterator[Sandbox]:
-    """All roles of ours in the simulator profile, with the kit and operations of yesterday."""
+    directory: Path, network: str, key: PeerKey, program: Sequence[str] = PROGRAM, toml: str = "",
+) -> AsyncIterator[Sandbox]:  # fmt: skip
+    """All roles of ours in the simulator profile, with the kit and operations of yesterday; `toml`:
+    more of its configuration."""
     sandbox = await _made(
         directory, network, program, node_simulator=True, node_roles=("red", "sicoop", "ceibo")
     )
+    with sandbox.config.path.open("a") as file:
+        file.write(toml)
     config = sandbox.config
     master = MasterKey.load(config.file(config.node.master_key_file))
     node = Node(config, master, _Yesterday(), config.data)

@@ -47,7 +47,7 @@ COMMANDS = {
     "sim": "switch.cli.sim:sim",
     "certify": "switch.cli.certify:certify",
     "bench": "switch.cli.bench:bench",
-    "project": "switch.cli.data:project",
+    "project": "switch.cli.follower:project",
 }
 
 

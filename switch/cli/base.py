@@ -4,24 +4,39 @@ Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 not done,
 user's mistake is one line and a hint; a traceback is a mistake of ours.
 """
 
+import errno
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 import msgspec
-from rich.console import Console
-from rich.progress import Progress, ProgressColumn
-from rich.table import Table
 
 from switch.config import Config, ConfigError, load
+
+if TYPE_CHECKING:  # what draws is imported where something is drawn
+    from rich.progress import Progress, ProgressColumn
 
 PIPE_WIDTH: Final = 220
 PLAIN_NUMBERS: Final = frozenset(("trace", "original", "version", "port", "attempts"))
 """Numbers that are names: no thousands in them."""
+
+OS_HINTS: Final = {
+    errno.ENOENT: "see whether the path is right",
+    errno.ENOTDIR: "see whether the path is right",
+    errno.EACCES: "run as the owner of the file, or change its owner or mode",
+    errno.EPERM: "run as the owner of the file, or change its owner or mode",
+    errno.EROFS: "name a place that may be written to",
+    errno.ENOSPC: "make room on the disk",
+    errno.EDQUOT: "make room on the disk",
+    errno.EADDRINUSE: "another program has this port: stop it, or take another one (--listen)",
+    errno.EADDRNOTAVAIL: "the address is not one of this machine: see `ip address`",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ECONNREFUSED: "does `serve` run there?",
+}
 
 
 class CliError(click.ClickException):
@@ -68,8 +83,11 @@ class Call:
         self.answer(value, lambda: print_fields(value, note))
 
 
-def progress(*columns: ProgressColumn | str) -> Progress:
-    """A bar on stderr; nothing at all where that is no terminal."""
+def progress(*columns: "ProgressColumn | str") -> "Progress":
+    """A bar on stderr, with the usual columns if none are given; nothing where no terminal is."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     console = Console(stderr=True)
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
@@ -93,6 +111,9 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", empty: str =
     if not rows:
         click.echo(empty, err=True)
         return
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(title=title or None, title_justify="left")
     # Into a file or a pipe there is no width to keep to.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
@@ -225,8 +246,10 @@ def _known(error: BaseException) -> _Told | None:
         )
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
-        return _Told(f"{error.strerror or error}{where}")
+        return _Told(f"{error.strerror or error}{where}", OS_HINTS.get(error.errno or 0, ""))
     if isinstance(error, sqlite3.Error):
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+            return _Told(str(error), OS_HINTS[errno.ENOSPC])
         return _Told(f"read model: {error}", "delete read.sqlite*; it is made anew")
     for known, hint in _errors_of_state():
         if isinstance(error, known):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.progress import Progress
 
 from switch.cli.base import Call, CliError, Group, progress
 from switch.cli.peers import listed
@@ -21,7 +20,8 @@ from switch.flows import norms
 SEED_ONCE = "The seed is shown this once and stored sealed."
 MODES = click.Choice(("totp", "ocra", "vale"))
 KINDS = click.Choice(("cash_out", "deposit"))
-AMOUNT = click.IntRange(min=1)
+AMOUNT = click.IntRange(1, norms.AMOUNT_MAX)
+BALANCE = click.IntRange(0, norms.AMOUNT_MAX)
 CODE_STEPS_MAX: Final = 1 << 40
 
 REQUIRED = ("document",)
@@ -47,8 +47,8 @@ def card() -> None:
 )  # fmt: skip
 @click.option("--phone", default="", help="The holder's telephone number.")
 @click.option("--name", default="", help="The holder's name.")
-@click.option("--balance", type=click.IntRange(min=0), default=0, help="Funds to begin with.")
-@click.option("--max-balance", type=click.IntRange(min=0), default=0, help="0: no cap.")
+@click.option("--balance", type=BALANCE, default=0, help="Funds to begin with.")
+@click.option("--max-balance", type=BALANCE, default=0, help="0: no cap.")
 @click.option("--token-mode", type=MODES, help="Kind of code; else tokens.mode.")
 @click.option("--tier", default="", help="Customer tier; else the first of business.tiers.")
 @click.option("--default", is_flag=True, help="Deposits that name no card go here.")
@@ -80,7 +80,7 @@ def card_import(call: Call, file: Path, output: Path | None) -> None:
     rows = list(read_cards(file))
     config = call.config()
     kept = _private_file(output) if output else None
-    with progress(*Progress.get_default_columns()) as bar:
+    with progress() as bar:
         task = bar.add_task("cards", total=len(rows))
         commands = [("card_add", values) for _, values in rows]
         answers = provision_all(config, commands, lambda n: bar.advance(task, n))
@@ -215,7 +215,7 @@ def _check_person(values: dict[str, Any]) -> None:
         if values["phone"]:
             norms.phone(values["phone"])
     except norms.FieldError as bad:
-        raise click.UsageError(f"{bad.field} is not valid") from None
+        raise click.UsageError(norms.told_with_form(bad.field, " is not valid: ")) from None
 
 
 def _check_date(text: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import secrets
 import sqlite3
+import sys
 from typing import Any, Final
 
 import click
@@ -20,6 +21,8 @@ PASSWORD_LENGTH: Final = (12, 256)
 GENERATED_BYTES: Final = 18
 HASHES_CHECKED: Final = 5  # the present password and the last four
 ONCE: Final = "Shown this once."
+NEEDED: Final = {"bank": "bank", "dimo": "terminal"}
+"""What else an application has to name, by its source."""
 
 
 @click.group(cls=Group)
@@ -48,7 +51,10 @@ def app_add(call: Call, id: str, name: str, modes: str, source: str, sets: tuple
         call.config(), "cip_app_add", id=id, name=name, source=source,
         modes=[mode.strip() for mode in modes.split(",") if mode.strip()], values=_values(sets),
     )  # fmt: skip
-    call.fields(answer)
+    needed = NEEDED.get(source, "")
+    missing = needed and not any(entry.startswith(f"{needed}=") for entry in sets)
+    note = f"Source {source} is down until `troncal cip app set {id} {needed}=…`."
+    call.fields(answer, note if missing else "")
 
 
 @app.command("set")
@@ -93,7 +99,7 @@ def user_add(
         config, "cip_user_add", application=application, user=user, kind=kind,
         hash=_hash(config, password), email=email,
     )  # fmt: skip
-    call.fields({**answer, **({"password": password} if generate else {})}, ONCE)
+    _tell(call, answer, password if generate else "")
 
 
 @user.command("password")
@@ -113,7 +119,7 @@ def user_password(call: Call, application: str, user: str, generate: bool) -> No
         config, "cip_user_password", application=application, user=user,
         hash=_hash(config, password),
     )  # fmt: skip
-    call.fields({**answer, **({"password": password} if generate else {})}, ONCE)
+    _tell(call, answer, password if generate else "")
 
 
 @user.command("email")
@@ -209,6 +215,11 @@ def key_list(call: Call, application: str) -> None:
 @click.option("--client-ref")
 @click.option("--confirmation")
 @click.option("--payer")
+@click.option("--amount-min", metavar="AMOUNT", help="Minor units.")
+@click.option("--amount-max", metavar="AMOUNT")
+@click.option("--source", type=SOURCES)
+@click.option("--user", help="Who made the payment, or did something about it.")
+@click.option("--run", help="The report it is in.")
 @click.option("--from", "from_", metavar="DATE", help="In the application's zone; of all: UTC.")
 @click.option("--until", metavar="DATE")
 @click.option("--limit", type=click.IntRange(1, 50_000), default=50, show_default=True)
@@ -318,11 +329,21 @@ def _values(sets: tuple[str, ...]) -> dict[str, Any]:
 def _password(generate: bool) -> str:
     if generate:
         return secrets.token_urlsafe(GENERATED_BYTES)
-    password: str = click.prompt("password", hide_input=True, err=True)
+    if sys.stdin.isatty():
+        password: str = click.prompt("password", hide_input=True, err=True)
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
     low, high = PASSWORD_LENGTH
     if not low <= len(password) <= high:
-        raise CliError(f"a password has {low} to {high} characters")
+        raise CliError(
+            f"a password has {low} to {high} characters", "or let one be made: --generate"
+        )
     return password
+
+
+def _tell(call: Call, answer: dict[str, Any], generated: str) -> None:
+    """What was done; a password only where it was made here."""
+    call.fields({**answer, "password": generated} if generated else answer, ONCE * bool(generated))
 
 
 def _hasher(config: Config) -> PasswordHasher:

@@ -335,7 +335,7 @@ def _print_window(call: Call, window: dict[str, Any]) -> None:
 
 @conciliation.command("adjust")
 @click.option("--account", required=True, metavar="net:NNNN|card:ID")
-@click.option("--amount", required=True, type=click.IntRange(min=1))
+@click.option("--amount", required=True, type=click.IntRange(1, 10**15))
 @click.option("--direction", required=True, type=click.Choice(("credit", "debit")))
 @click.option("--reference", default="", help="Operation that it is about.")
 @click.option(
@@ -476,4 +476,4 @@ def _checked(check: Callable[[str], Any], value: str) -> Any:
     try:
         return check(value)
     except FieldError as bad:
-        raise click.UsageError(f"{bad.field} is not valid") from None
+        raise click.UsageError(norms.told_with_form(bad.field, " is not valid: ")) from None

@@ -1,39 +1,26 @@
 """Commands on the data directory itself: check, copy, export, replay."""
 
 import csv
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, TextIO
 
 import click
 import msgspec
-import trio
 from rich.progress import BarColumn, DownloadColumn, TextColumn
 
 from core_ext import Reader
-from switch.cli.base import Call, CliError, Command, cell, print_fields, progress
-from switch.cli.questions import master_key, read_model
+from switch.cli.base import Call, CliError, Command, cell, print_fields, print_json, progress
+from switch.cli.follower import existing_directory
+from switch.cli.questions import read_model
 from switch.config import Config
 from switch.flows import operations as ops
 from switch.journal import backup as backups
 from switch.journal import queries, store
 from switch.journal import verify as checks
-from switch.journal.projector import Projector, projected_seq
-
-PARENT_CHECK_S: Final = 1.0
-
-
-def existing_directory(config: Config) -> Path:
-    """The data directory. Raises: CliError where there is none."""
-    directory = config.data
-    if not (directory / backups.JOURNAL).is_dir():
-        raise CliError(f"there is no journal in {directory}", "`troncal init` makes one")
-    return directory
-
+from switch.journal.projector import projected_seq
 
 # ---- verify
 
@@ -190,27 +177,30 @@ def replay(call: Call, upto: int | None) -> None:
     show_default=True,
 )  # fmt: skip
 @click.option(
-    "--format", "form", type=click.Choice(("csv", "jsonl")), default="csv", show_default=True
+    "--format", "form", type=click.Choice(("csv", "jsonl")), help="Else csv; with --json jsonl."
 )
 @click.option(
     "--output", type=click.Path(dir_okay=False, path_type=Path), help="A file; else stdout."
 )
 @click.pass_obj
-def export(call: Call, what: str, form: str, output: Path | None) -> None:
+def export(call: Call, what: str, form: str | None, output: Path | None) -> None:
     """Write operations, open holds or accounts as CSV or as JSON, one line each.
 
     Operations come from the read model, the newest first, at most 100000; holds and accounts from
-    a replay of what is durable now. Documents are masked.
+    a replay of what is durable now. Documents are masked. With --output and --json, how many rows
+    the file has is told on stdout.
     """
     config = call.config()
     directory = existing_directory(config)
     rows = _operations(config) if what == "operations" else _state_rows(config, directory, what)
-    form = "jsonl" if call.json else form
+    form = form or ("jsonl" if call.json else "csv")
     if output is None:
         _write_rows(sys.stdout, rows, form)
         return
     with open(output, "w", newline="", encoding="utf-8") as file:
-        _write_rows(file, rows, form)
+        count = _write_rows(file, rows, form)
+    if call.json:
+        print_json({"file": str(output), "rows": count})
 
 
 def _operations(config: Config) -> Iterator[dict[str, Any]]:
@@ -242,56 +232,17 @@ def _state_rows(config: Config, directory: Path, what: str) -> Iterator[dict[str
         }
 
 
-def _write_rows(file: TextIO, rows: Iterator[dict[str, Any]], form: str) -> None:
-    if form == "jsonl":
-        for row in rows:
-            file.write(msgspec.json.encode(row).decode() + "\n")
-        return
+def _write_rows(file: TextIO, rows: Iterator[dict[str, Any]], form: str) -> int:
+    """Write them; returns how many there were."""
+    count = 0
     writer: Any = None
     for row in rows:
+        count += 1
+        if form == "jsonl":
+            file.write(msgspec.json.encode(row).decode() + "\n")
+            continue
         if writer is None:
             writer = csv.DictWriter(file, list(row), lineterminator="\n")
             writer.writeheader()
         writer.writerow(row)
-
-
-# ---- the read model's follower
-
-
-@click.command(cls=Command, hidden=True)
-@click.option("--follow", is_flag=True, help="Go on until SIGTERM, or until the parent ends.")
-@click.option("--parent", type=int, default=os.getppid, help="Process to end with.")
-@click.pass_obj
-def project(call: Call, follow: bool, parent: int) -> None:
-    """Bring the read model up to the journal's end; `serve` runs this with --follow."""
-    config = call.config()
-    projector = Projector(config, existing_directory(config), master_key(config))
-    try:
-        if follow:
-            trio.run(_follow, projector, parent)
-        else:
-            call.fields({"records": projector.catch_up()})
-    finally:
-        projector.close()
-
-
-async def _follow(projector: Projector, parent: int) -> None:
-    stop = trio.Event()
-
-    async def obey() -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for _ in signals:
-                stop.set()
-
-    async def mind_parent() -> None:
-        # A node that is killed cannot end us, and the next one brings a second follower.
-        while os.getppid() == parent and not stop.is_set():
-            with trio.move_on_after(PARENT_CHECK_S):
-                await stop.wait()
-        stop.set()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(obey)
-        nursery.start_soon(mind_parent)
-        await projector.follow(stop)
-        nursery.cancel_scope.cancel()
+    return count

@@ -30,15 +30,21 @@ def links(ctx: click.Context) -> None:
 
 
 @links.command("explain")
-@click.argument("name")
+@click.argument("name", required=False)
 @click.pass_obj
-def explain(call: Call, name: str) -> None:
-    """Show the last answers of a link that nobody waited for, the newest first.
+def explain(call: Call, name: str | None) -> None:
+    """Show the last answers of a link, or of all, that nobody waited for, the newest first.
 
     Each with what became of its request, or with the nearest request in flight and the elements in
     which they differ.
     """
-    found = ask_node(call.config(), "links_explain", name=name)
+    config = call.config()
+    names = [link["link"] for link in ask_node(config, "links")] if name is None else [name]
+    found = [
+        {"link": link} | stray
+        for link in names
+        for stray in ask_node(config, "links_explain", name=link)
+    ]
     call.answer(found, lambda: _print_strays(found))
 
 
@@ -75,6 +81,7 @@ def _link_row(link: dict[str, Any]) -> dict[str, Any]:
 def _print_strays(found: list[dict[str, Any]]) -> None:
     rows = [
         {
+            "link": stray["link"],
             "at": local_time(stray["at_ns"]) if "at_ns" in stray else stray["at"],
             "kind": stray.get("kind", stray.get("what")),
             "answer": stray["answer"],

@@ -13,7 +13,7 @@ ONCE = "The key is shown this once and stored sealed."
 KEYS_ONCE = "The keys are shown this once and stored sealed."
 MACS = click.Choice(("hmac-sha256", "aes-cmac"))
 HOST_MACS = click.Choice(("aes-cmac", "retail", "retail-2", "hmac-sha256", "none"))
-AMOUNT = click.IntRange(min=0)
+AMOUNT = click.IntRange(0, 10**15)  # as provisioning bounds a network's caps
 FILE_BYTES_MAX: Final = 1 << 26
 PIECE_ENTRIES: Final = 100
 """Entries of one import command: what surely fits into a line and into a group."""

@@ -5,26 +5,33 @@ the directory as a node would (recovery included), does its work and makes it du
 is, an answer means that the change is on disk.
 """
 
-import errno
 import io
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-import structlog
-import trio
 
-from switch.admin import SOCKET_NAME, Request, Response
+from switch.admin_socket import (
+    READ_BYTES,
+    SOCKET_NAME,
+    ProvisioningError,
+    Request,
+    Response,
+    asked,
+    connected,
+    short_name,
+)
 from switch.cli.base import CliError
-from switch.clock import SystemClock
 from switch.config import Config
-from switch.node import Node
-from switch.ops import logs
-from switch.ops.keys import MasterKey
-from switch.provisioning import Provisioning, ProvisioningError
+
+# The node and its loop are imported where a command needs them: most only ask one that runs.
+if TYPE_CHECKING:
+    import trio
+
+    from switch.node import Node
 
 LOCK_WAIT_S: Final = 10.0
 """How long a command waits for another one that has the directory."""
@@ -64,10 +71,10 @@ def provision(config: Config, command: str, **values: Any) -> Any:
         ProvisioningError: refused; nothing was changed.
         CliError, OSError, StateError: the directory cannot be used.
     """
-    (answer,) = provision_all(config, [(command, values)])
-    if isinstance(answer, Refusal):
-        raise ProvisioningError(answer.reason, answer.hint)
-    return answer
+    found, answer = _asked_once(config, command, values)
+    if not found:
+        (answer,) = provision_all(config, [(command, values)])
+    return _told(answer)
 
 
 def provision_all(
@@ -78,6 +85,8 @@ def provision_all(
     Args:
         progress: called with the number of commands that have become durable since.
     """
+    import trio
+
     return trio.run(_provision_all, config, commands, progress)
 
 
@@ -88,21 +97,57 @@ def ask_node(config: Config, command: str, **values: Any) -> Any:
         ProvisioningError: refused.
         CliError: no node runs there.
     """
-    if not node_answers(config):
+    found, answer = _asked_once(config, command, values)
+    if not found:
         raise CliError(f"no node runs on {config.data}", f"troncal serve -c {config.path}")
-    (answer,) = trio.run(_through, config.data / SOCKET_NAME, [(command, values)], lambda n: None)
-    if isinstance(answer, Refusal):
-        raise ProvisioningError(answer.reason, answer.hint)
-    return answer
+    return _told(answer)
 
 
 def node_answers(config: Config) -> bool:
     """Tell whether a node runs on the data directory."""
-    return trio.run(_answers, config.data / SOCKET_NAME)
+    return _answers(config.data)
+
+
+def _answers(directory: Path) -> bool:
+    stream = _connected(directory)
+    if stream is not None:
+        stream.close()
+    return stream is not None
+
+
+def _connected(directory: Path) -> Any:
+    try:
+        return connected(directory)
+    except PermissionError:
+        path = directory / SOCKET_NAME
+        raise CliError(f"{path} belongs to another user", "run as the node's user") from None
+
+
+def _asked_once(config: Config, command: str, values: dict[str, Any]) -> tuple[bool, Any]:
+    """Whether a node runs on the data directory, and its answer."""
+    stream = _connected(config.data)
+    if stream is None:
+        return False, None
+    with stream:
+        try:
+            return True, _answer(asked(stream, command, values))
+        except OSError:
+            raise _went_away() from None
+
+
+def _went_away() -> CliError:
+    return CliError(
+        "the node went away before it answered: the change may have been made or not",
+        "look with the `list` or `show` command before trying again",
+    )
+
+
+def _answer(response: Response) -> Any:
+    return Refusal(response.error, response.hint) if response.error else response.ok
 
 
 @asynccontextmanager
-async def opened(config: Config) -> AsyncIterator[Node]:
+async def opened(config: Config) -> "AsyncIterator[Node]":
     """The node of a stopped data directory, in this process; durable at the end.
 
     Open work stays as it is: to conclude it is for the node, which has the links to do it with.
@@ -110,6 +155,13 @@ async def opened(config: Config) -> AsyncIterator[Node]:
     Raises:
         BlockingIOError: another process has the directory.
     """
+    import structlog
+
+    from switch.clock import SystemClock
+    from switch.node import Node
+    from switch.ops import logs
+    from switch.ops.keys import MasterKey
+
     if not structlog.is_configured():
         logs.configure("warning", stream=_Stderr())
     master = MasterKey.load(config.file(config.node.master_key_file))
@@ -129,10 +181,10 @@ async def commands(config: Config) -> AsyncIterator[Carry]:
     Raises:
         BlockingIOError: another process has the directory, and no node answers for it.
     """
-    path = config.data / SOCKET_NAME
-    if await _answers(path):
-        stream = await trio.open_unix_socket(str(path))
-        async with stream:
+    import trio
+
+    if _answers(config.data):
+        async with await _open(config.data) as stream:
 
             async def ask(command: str, values: dict[str, Any]) -> Any:
                 try:
@@ -144,6 +196,8 @@ async def commands(config: Config) -> AsyncIterator[Carry]:
 
             yield ask
         return
+    from switch.provisioning import Provisioning
+
     async with opened(config) as node:
         provisioning = Provisioning(node)
 
@@ -169,13 +223,14 @@ def _told(answer: Any) -> Any:
 async def _provision_all(
     config: Config, commands: Sequence[Command], progress: Callable[[int], None]
 ) -> list[Any]:
-    path = config.data / SOCKET_NAME
-    if not path.parent.is_dir():
-        raise CliError(f"there is no data directory {path.parent}", "`troncal init` makes one")
+    import trio
+
+    if not (config.data / "journal").is_dir():
+        raise CliError(f"there is no journal in {config.data}", "`troncal init` makes one")
     give_up_at = trio.current_time() + LOCK_WAIT_S
     while True:
-        if await _answers(path):
-            return await _through(path, commands, progress)
+        if _answers(config.data):
+            return await _through(config.data, commands, progress)
         try:
             return await _by_itself(config, commands, progress)
         except BlockingIOError:
@@ -187,6 +242,8 @@ async def _provision_all(
 async def _by_itself(
     config: Config, commands: Sequence[Command], progress: Callable[[int], None]
 ) -> list[Any]:
+    from switch.provisioning import Provisioning
+
     answers: list[Any] = []
     told = 0
     async with opened(config) as node:
@@ -207,29 +264,24 @@ async def _by_itself(
     return answers
 
 
-async def _answers(path: Path) -> bool:
-    try:
-        stream = await trio.open_unix_socket(str(path))
-    except (FileNotFoundError, ConnectionRefusedError):
-        return False
-    except OSError as error:
-        if error.errno == errno.EACCES:
-            raise CliError(f"{path} belongs to another user", "run as the node's user") from None
-        raise
-    await stream.aclose()
-    return True
+async def _open(directory: Path) -> "trio.SocketStream":
+    import trio
+
+    with short_name(directory / SOCKET_NAME) as name:
+        return await trio.open_unix_socket(name)
 
 
 async def _through(
-    path: Path, commands: Sequence[Command], progress: Callable[[int], None]
+    directory: Path, commands: Sequence[Command], progress: Callable[[int], None]
 ) -> list[Any]:
     """Over a few connections at once, each taking the next command as it gets free."""
+    import trio
+
     answers: list[Any] = [None] * len(commands)
     waiting = iter(range(len(commands)))
 
     async def work() -> None:
-        stream = await trio.open_unix_socket(str(path))
-        async with stream:
+        async with await _open(directory) as stream:
             for position in waiting:
                 answers[position] = await _ask(stream, *commands[position])
                 progress(1)
@@ -239,20 +291,18 @@ async def _through(
             for _ in range(min(CONNECTIONS, len(commands))):
                 nursery.start_soon(work)
     except* (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
-        raise CliError(
-            "the node went away before it answered: the change may have been made or not",
-            "look with the `list` or `show` command before trying again",
-        ) from None
+        raise _went_away() from None
     return answers
 
 
-async def _ask(stream: trio.SocketStream, command: str, values: dict[str, Any]) -> Any:
+async def _ask(stream: "trio.SocketStream", command: str, values: dict[str, Any]) -> Any:
+    import trio
+
     await stream.send_all(msgspec.json.encode(Request(command, values)) + b"\n")
     buffer = bytearray()
     while not buffer.endswith(b"\n"):
-        data = await stream.receive_some(1 << 20)
+        data = await stream.receive_some(READ_BYTES)
         if not data:
             raise trio.BrokenResourceError("closed by the node")
         buffer += data
-    response = msgspec.json.decode(buffer, type=Response)
-    return Refusal(response.error, response.hint) if response.error else response.ok
+    return _answer(msgspec.json.decode(buffer, type=Response))

@@ -5,7 +5,7 @@ import sqlite3
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -13,8 +13,10 @@ from switch.cli.base import Call, CliError, Command, Group, local_time, print_fi
 from switch.cli.provision import node_answers, provision
 from switch.config import Config
 from switch.flows.states import RED
-from switch.journal import projector, queries
-from switch.ops.keys import MasterKey, MasterKeyError
+from switch.journal import queries
+
+if TYPE_CHECKING:
+    from switch.ops.keys import MasterKey
 
 FOLLOWER_WAIT_S: Final = 30.0
 FOLLOWER_PAUSE_S: Final = 0.02
@@ -35,9 +37,11 @@ def read_model(config: Config) -> Path:
     directory = config.data
     if not directory.is_dir():
         raise CliError(f"there is no data directory {directory}", "`troncal init` makes one")
-    path = directory / projector.FILE_NAME
+    path = directory / queries.FILE_NAME
     if not node_answers(config):
-        follower = projector.Projector(config, directory, master_key(config))
+        from switch.journal.projector import Projector  # a node's follower has it loaded
+
+        follower = Projector(config, directory, master_key(config))
         try:
             follower.catch_up()
         finally:
@@ -55,8 +59,10 @@ def read_model(config: Config) -> Path:
     return path
 
 
-def master_key(config: Config) -> MasterKey | None:
+def master_key(config: Config) -> "MasterKey | None":
     """For the hashes that daily files have; None where it cannot be read here."""
+    from switch.ops.keys import MasterKey, MasterKeyError
+
     try:
         return MasterKey.load(config.file(config.node.master_key_file))
     except MasterKeyError:

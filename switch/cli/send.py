@@ -32,7 +32,9 @@ from protocols.messages import (
 )
 from protocols.session import PeerKey
 from switch.cli.base import Call, CliError, Group, print_fields, print_json
+from switch.cli.provision import ask_node, node_answers
 from switch.config import Address, parse_address
+from switch.flows.norms import AMOUNT_MAX, FORMS
 from switch.simulators.terminal import (
     TRACE_MAX,
     Connect,
@@ -44,7 +46,7 @@ from switch.simulators.terminal import (
 
 KEY_BYTES = 32
 MACS = ("hmac-sha256", "aes-cmac")
-AMOUNT = click.IntRange(min=1)
+AMOUNT = click.IntRange(1, AMOUNT_MAX)
 KIND = click.Choice(("cash_out", "deposit"))
 TRACE = click.IntRange(1, TRACE_MAX)
 
@@ -137,11 +139,23 @@ def read_credentials(
 
 
 def address_of(call: Call, address: str | None) -> Address:
-    """The address given, or that of the configured listener. Raises: CliError, ConfigError."""
-    try:
-        found = parse_address(address) if address else call.config().address("terminals")
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--address") from None
+    """The address given; else where the node of the configuration listens, whatever its `serve`
+    was told; else, where none runs here, the configured one. Raises: CliError, ConfigError."""
+    if address:
+        try:
+            return parse_address(address)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--address") from None
+    config = call.config()
+    if node_answers(config):
+        listening = ask_node(config, "addresses").get("terminals")
+        if listening is None:
+            raise CliError(
+                f"the node on {config.data} plays no red, so no terminal connects to it",
+                "--address HOST:PORT of the red to send to",
+            )
+        return Address(*listening)
+    found = config.address("terminals")
     if not found.port:
         raise CliError("listen.terminals has port 0", "--address HOST:PORT, as `serve` printed it")
     return found
@@ -166,7 +180,7 @@ def as_terminal(function: Callable[..., None]) -> Callable[..., None]:
             "--timeout", "timeout_s", type=click.FloatRange(0.1, 300), default=30.0,
             show_default=True, help="Seconds to wait for the answer.",
         ),
-        click.option("--address", metavar="HOST:PORT", help="Of red; else listen.terminals."),
+        click.option("--address", metavar="HOST:PORT", help="Of red; else our own node's."),
         click.option("--key-version", type=click.IntRange(1, 255), default=1, help="Which key."),
         click.option("--mac", type=click.Choice(MACS), default=MACS[0], help="With --key."),
         click.option("--key", metavar="HEX", help="Its key, 64 hex digits."),
@@ -323,7 +337,10 @@ def ask(call: Call, sender: Sender, kind: type[TerminalRequest], values: dict[st
 def _not_valid(reason: str) -> str:
     """The field of a codec's complaint; never the value, which may be a code."""
     field = re.search(r"\$\.([a-z_]+)", reason)
-    return f"{field[1].replace('_', '-')} is not valid" if field else "not valid"
+    if field is None:
+        return "not valid"
+    form = FORMS.get(field[1], "")
+    return f"{field[1].replace('_', '-')} is not valid" + (f": {form}" if form else "")
 
 
 def print_answer(answer: Answer | HolderAnswer) -> None:

@@ -10,10 +10,15 @@ import msgspec
 import structlog
 import trio
 
+from core_ext import Reader
 from switch.app import App, Ready
-from switch.cli.base import Call, Command
+from switch.cli.base import Call, CliError, Command
+from switch.cli.follower import JOURNAL, existing_directory
+from switch.cli.provision import node_answers
 from switch.config import LISTENERS, Config, Role, parse_address
+from switch.journal import snapshot
 from switch.ops import logs
+from switch.ops.hardening import wipe_freed_memory
 from switch.ops.keys import MasterKey
 
 ROLES = get_args(Role)
@@ -23,6 +28,8 @@ log = structlog.get_logger("troncal")
 
 def _roles(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> list[str]:
     roles = [role.strip() for role in (value or "").split(",") if role.strip()]
+    if value is not None and not roles:
+        raise click.BadParameter(f"name one at least of {', '.join(ROLES)}")
     for role in roles:
         if role not in ROLES:
             raise click.BadParameter(f"{role!r} is none of {', '.join(ROLES)}")
@@ -62,8 +69,33 @@ def serve(call: Call, roles: list[str], listeners: dict[str, str]) -> None:
     if roles:
         options["node.roles"] = ",".join(roles)
     config = call.config(options)
+    check_storage(config)
+    if config.webpay.wipe_memory:
+        wipe_freed_memory()
     logs.configure(config.node.log_level)
     trio.run(run, config)
+
+
+def check_storage(config: Config) -> None:
+    """A node goes on from its own storage and never begins an empty one by itself: where there is
+    none, a volume is not mounted, or files are gone.
+
+    Raises: CliError, Corruption.
+    """
+    directory = existing_directory(config)
+    if snapshot.files(directory):
+        return  # recovery begins there, and finds out by itself
+    reader = Reader(str(directory / JOURNAL))
+    try:
+        is_empty = reader.next() is None
+    finally:
+        reader.close()
+    if is_empty and not node_answers(config):
+        raise CliError(
+            f"the journal in {directory} holds nothing, not even what `troncal init` writes",
+            "segments are missing: put them back, or `troncal restore` a backup into another "
+            "directory",
+        )
 
 
 async def run(config: Config) -> None:

@@ -70,11 +70,14 @@ def _fill(path: Path, values: dict[str, Any], made: list[Path]) -> Config:
         key = config.file(config.node.master_key_file)
         keys.MasterKey.create(key)
         made.append(key)
-    config.data.mkdir(mode=0o700, exist_ok=True)
+    for directory in (config.data, config.data / "journal"):
+        directory.mkdir(mode=0o700, exist_ok=True)
     # Imported late: `check-config` needs no native module.
-    from switch.cli.provision import provision
+    from switch.cli.provision import Refusal, provision_all
 
-    provision(config, "host_add", name=HOST, dialect=DIALECT)
+    host: tuple[str, dict[str, Any]] = ("host_add", {"name": HOST, "dialect": DIALECT})
+    for answer in provision_all(config, [host, ("cip_own_keys", {})]):
+        assert not isinstance(answer, Refusal), "nothing is there yet that could be in the way"
     return config
 
 

@@ -7,6 +7,7 @@ orders.
 import signal
 from collections import Counter
 from typing import Any, BinaryIO, Final
+from urllib.parse import urlsplit
 
 import click
 import msgspec
@@ -16,7 +17,7 @@ from switch.cli.base import Call, CliError, Command, print_fields, print_json
 from switch.cli.peers import read_object
 from switch.config import Address, parse_address
 
-SWITCHES: Final = ("lose_answer", "parallel", "alter", "replay")
+SWITCHES: Final = ("lose_answer", "parallel", "alter", "replay", "old")
 
 
 def _address(_ctx: click.Context, _parameter: click.Parameter, value: str) -> Address:
@@ -27,6 +28,13 @@ def _address(_ctx: click.Context, _parameter: click.Parameter, value: str) -> Ad
     if not found.loopback:
         raise click.BadParameter("a simulated site listens on loopback only")
     return found
+
+
+def _url(_ctx: click.Context, _parameter: click.Parameter, value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
+        raise click.BadParameter(f"{value} is no address such as http://127.0.0.1:8080")
+    return value.rstrip("/")
 
 
 def _faults(
@@ -46,7 +54,12 @@ def _faults(
 
 @click.command("cip-sof", cls=Command)
 @click.option(
-    "--cip", "cip_url", required=True, metavar="URL", help="Of the node, as http://127.0.0.1:8080."
+    "--cip",
+    "cip_url",
+    required=True,
+    metavar="URL",
+    callback=_url,
+    help="Of the node, as http://127.0.0.1:8080.",
 )
 @click.option(
     "--account", "files", type=click.File("rb"), multiple=True, required=True, metavar="FILE",
@@ -72,7 +85,7 @@ def sim_cip_sof(
     if missing:
         hint = "give the output of `cip user add` and of `cip key add`"
         raise CliError(f"the files of --account have no {', '.join(missing)}", hint)
-    told = trio.run(_serve, known, cip_url.rstrip("/"), listen.port, faults)
+    told = trio.run(_serve, known, cip_url, listen.port, faults)
     if call.json:
         print_json(told)
     else:

@@ -10,6 +10,12 @@ from switch.cli.base import Call, CliError, Group, print_fields, print_json, pri
 from switch.cli.provision import ask_node, provision
 
 LOOK_S: Final = 0.1
+STATES: Final = (
+    "received", "created", "answered", "reserved", "tagged", "signed", "accepted", "posted",
+    "done", "failing", "failed", "parked", "offered",
+    # of entries, v2
+    "preparing", "prepared", "committing", "committed", "aborting", "aborted",
+)  # fmt: skip
 
 
 @click.group(cls=Group)
@@ -104,19 +110,39 @@ def signer() -> None:
 @click.option("--balance", type=click.IntRange(0), default=0, help="Opening, in minor units.")
 @click.option(
     "--offline", is_flag=True,
-    help="The network has it already: it is not told of it at the first transfer.",
+    help="The network has it already, or is told otherwise: nothing is sent.",
 )  # fmt: skip
 @click.pass_obj
 def signer_add(
     call: Call, bank: str, account: str, key_name: str, currency: str, alias: str, balance: int,
     offline: bool,
 ) -> None:  # fmt: skip
-    """Make a signer for a customer's account."""
+    """Make a signer for a customer's account, and tell the network of it.
+
+    What the network does not take stays here: `signer register` tells it again.
+    """
+    config = call.config()
     answer = provision(
-        call.config(), "transfiya_signer_add", bank=bank, account=account, key=key_name,
+        config, "transfiya_signer_add", bank=bank, account=account, key=key_name,
         currency=currency, alias=alias, balance=balance, known=offline,
     )  # fmt: skip
+    named = next((one for one in config.transfiya.bank if one.id == bank), None)
+    if not offline and named is not None and named.profile == "v1":
+        from switch.cli.transfiya_network import register
+
+        answer = register(config, bank, answer["handle"])
     call.fields(answer)
+
+
+@signer.command("register")
+@click.argument("bank")
+@click.argument("handle")
+@click.pass_obj
+def signer_register(call: Call, bank: str, handle: str) -> None:
+    """Tell the network of a signer that it does not know yet."""
+    from switch.cli.transfiya_network import register
+
+    call.fields(register(call.config(), bank, handle))
 
 
 @signer.command("set")
@@ -186,15 +212,16 @@ def _model(call: Call) -> Path:
 
 
 @transfiya.command("items")
-@click.option("--state", default="", help="Only those in a state, such as parked.")
+@click.option("--state", type=click.Choice(STATES, case_sensitive=False), default=None,
+              help="Only those in a state.")  # fmt: skip
 @click.option("--bank", default="", help="Of this bank only.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
 @click.pass_obj
-def items(call: Call, state: str, bank: str, limit: int) -> None:
+def items(call: Call, state: str | None, bank: str, limit: int) -> None:
     """Pieces of work towards the network, the newest first."""
     from switch.journal import transfiya_queries as queries
 
-    rows = queries.items(_model(call), bank=bank, state=state, limit=limit)
+    rows = queries.items(_model(call), bank=bank, state=state or "", limit=limit)
     call.answer(rows, lambda: print_table(rows, empty="none"))
 
 

@@ -1,30 +1,26 @@
 """The morning's comparison with the network's conciliation: asked for, compared, told."""
 
-import time
 from datetime import date as Date
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import trio
 
 from protocols.transfiya import BodyError, decode
 from protocols.transfiya.conciliation import ConciliationError, compare, lines_of
 from protocols.transfiya.times import label_text, zone_of
 from switch.cli.base import CliError
 from switch.cli.provision import provision
+from switch.cli.transfiya_network import asked, bank_of, word_of
 from switch.config import Config
 from switch.flows.transfiya_jobs import OK, Job
 from switch.journal import transfiya_queries as queries
-from switch.products.transfiya import access_of
 from switch.sections.transfiya import Bank
-from switch.web.transfiya_calls import NetworkCalls
 
 SECOND_NS: Final = 1_000_000_000
 DAY_NS: Final = 86_400 * SECOND_NS
 MIDNIGHT_NS: Final = 3600 * SECOND_NS  # so near to it a movement may be of either day
-TRIES: Final = 3
 
 
 def compared(config: Config, model: Path, bank: str, date: str, given: bytes | None) -> Any:
@@ -37,9 +33,7 @@ def compared(config: Config, model: Path, bank: str, date: str, given: bytes | N
     Raises:
         CliError: no such bank or date, or the network's answer cannot be had or read.
     """
-    settings = next((one for one in config.transfiya.bank if one.id == bank), None)
-    if settings is None or settings.profile != "v1":
-        raise CliError(f"there is no bank {bank} of profile v1 in {config.path}")
+    settings = bank_of(config, bank)
     zone = zone_of(settings.label_timezone)
     try:
         day = Date.fromisoformat(date) if date else datetime.now(zone).date() - timedelta(days=1)
@@ -91,17 +85,8 @@ def _asked(config: Config, settings: Bank, from_ns: int) -> Any:
     )  # fmt: skip
     job = Job(settings.id, "", "conciliation", "GET", "/conciliation", query)
 
-    async def ask() -> Any:
-        network = NetworkCalls(access_of(config, settings), time.time_ns)
-        try:
-            for attempt in range(TRIES):
-                await trio.sleep(attempt)
-                outcome = await network.run(job)
-                if outcome.status == OK:
-                    return outcome.value
-        finally:
-            await network.aclose()
-        word = f"HTTP {outcome.http}" if outcome.http else "no answer"
+    outcome = asked(config, settings, job)
+    if outcome.status != OK:
+        word = word_of(outcome)
         raise CliError(f"the network does not tell its conciliation: {word}", "--file takes it")
-
-    return trio.run(ask)
+    return outcome.value

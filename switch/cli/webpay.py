@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from protocols.webpay import bitacora as records
 from protocols.webpay import events as event_log
 from switch.cli.base import Call, CliError, Group, print_json, print_table
+from switch.cli.webpay_cards import card
 from switch.cli.webpay_keys import key, public_keys, store_of
 from switch.ops.key_store import KeyStoreError, private_from_pem
 
@@ -188,10 +189,11 @@ def reconcile(call: Call, merchant: str, file: Path) -> None:
         raise click.exceptions.Exit(1)
 
 
-# ---- keys
+# ---- keys and cards
 
 
 webpay.add_command(key)
+webpay.add_command(card)
 
 
 # ---- doctor
@@ -254,8 +256,9 @@ def import_kit(directory: Path) -> None:
     default="merchant_to_webpay", show_default=True,
     help="The second needs the merchant's private key.",
 )  # fmt: skip
+@click.option("--merchant", default="", help="The merchant's code: checks the checksum too.")
 @click.pass_obj
-def kcc51(call: Call, file: Path, key_id: str, direction: str) -> None:
+def kcc51(call: Call, file: Path, key_id: str, direction: str, merchant: str) -> None:
     """Decode an archived message of KCC 5.1; only with allow.kcc51 = true. Proves nothing:
     anybody with the merchant's public key could have made it."""
     from protocols.webpay import kcc51 as old
@@ -274,6 +277,9 @@ def kcc51(call: Call, file: Path, key_id: str, direction: str) -> None:
     except ValueError as error:
         raise CliError(str(error)) from None
     click.echo(message.decode("latin-1"))
+    if merchant:
+        right = old.verify(message, merchant)
+        click.echo(f"its checksum is {'right' if right else 'wrong'}", err=True)
 
 
 # ---- common

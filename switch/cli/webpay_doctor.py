@@ -80,7 +80,8 @@ def _key(store: KeyStore, period: Period, *, private: bool, bits_min: int) -> Ro
     name = period.name
     try:
         info = store.info(name)
-        if private:
+        gone = private and not info.private and period.ended(time.time_ns())
+        if private and not gone:
             store.private(name)
     except LookupError as error:
         return "key", name, "wrong", str(error).strip("'\"")
@@ -89,6 +90,7 @@ def _key(store: KeyStore, period: Period, *, private: bool, bits_min: int) -> Ro
     detail = f"{info.bits} bits, sha256 {info.sha256}"
     detail += f", used from {shown(period.from_ns)}" if period.from_ns else ""
     detail += f", accepted until {shown(period.until_ns)}" if period.until_ns else ""
+    detail += ", private part deleted" if gone else ""
     if info.bits < bits_min:
         return "key", name, "wrong", detail
     return "key", name, "note" if period.until_ns else "good", detail

@@ -163,6 +163,32 @@ def key_end(call: Call, name: str, at_ns: int | None) -> None:
     click.echo(RELOAD, err=True)
 
 
+@key.command("forget")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Ask nothing.")
+@click.pass_obj
+def key_forget(call: Call, name: str, yes: bool) -> None:
+    """Delete the private part of the version NAME, which must have ended.
+
+    Its public part stays, because old Bitácoras are signed by it. What was sealed for it opens
+    nowhere any more; backups keep it until they are gone.
+    """
+    config = call.config()
+    store, periods = store_of(config), periods_of(config)
+    info = _kept(lambda: _info(store, name))
+    period = periods.of_version(name)[1]
+    if not info.private:
+        raise CliError(f"{name} has no private part here")
+    if not period.ended(time.time_ns()):
+        hint = f"troncal webpay key rotate, then key end {name}"
+        raise CliError(f"{name} has not ended", hint)
+    if not yes:
+        click.confirm(f"Delete the private part of {name} for ever?", abort=True, err=True)
+    store.forget_private(name)
+    call.fields(_row(store.info(name), period))
+    click.echo(RELOAD, err=True)
+
+
 def _fitting(file: Path, before: KeyInfo) -> bytes:
     """The PEM of a file, if it may take a key's place. Raises: CliError."""
     try:

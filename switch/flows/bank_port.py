@@ -1,9 +1,10 @@
 """The way from products to a bank: its questions and debts as ISO 8583 (`bank`) over one link.
 
-A question (0200) leaves once its step is durable and is answered to its client, once; a link that
-is down refuses it at once, certain that nothing was sent. Reversals and advices are owed until the
-bank acknowledges them, across restarts, one message per operation at a time. An inquiry (0600) asks
-what became of a question; one without an answer is nobody's debt: its client asks again.
+A question (0200, or 0100 for a hold) leaves once its step is durable and is answered to its client,
+once; a link that is down refuses it at once, certain that nothing was sent. Reversals and advices
+are owed until the bank acknowledges them, across restarts, one message per operation at a time. An
+inquiry (0600) asks what became of a question; one without an answer is nobody's debt: its client
+asks again.
 """
 
 import contextlib
@@ -131,7 +132,7 @@ class BankPort:
         *,
         local: str = "",
     ) -> bool:
-        """Send a 0200 when the step is durable; False: the link is down, nothing is sent.
+        """Send a 0200 or 0100 when the step is durable; False: the link is down, nothing is sent.
 
         Args:
             local: MMDDhhmmss of the local time (DE13, DE12); "": not told.
@@ -296,7 +297,7 @@ class BankPort:
 
 
 class _Question(Outgoing):
-    """A 0200 or 0600, with the time its answer is waited for."""
+    """A 0200, 0100 or 0600, with the time its answer is waited for."""
 
     __slots__ = ("budget_s",)
 

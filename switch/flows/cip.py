@@ -153,6 +153,14 @@ class CipFlow:
     def payment(self, payment_id: str) -> Payment | None:
         return self._table.get(rec.name_key(payment_id))
 
+    def stored(self, most: int) -> list[tuple[int, bytes]] | None:
+        """All payments, adjustments and runs as they are stored, with their spaces; None: there
+        are more than `most`."""
+        spaces = (rec.PAYMENTS, rec.ADJUSTMENTS, rec.RUNS)
+        if sum(self._records.count(space) for space in spaces) > most:
+            return None
+        return [(space, value) for space in spaces for _, value in self._records.items(space)]
+
     def by_reference(self, application_id: str, client_ref: str) -> Payment | None:
         found = self._records.get(rec.BY_REFERENCE, _reference(application_id, client_ref))
         return None if found is None else self.payment(found.decode())
@@ -223,6 +231,51 @@ class CipFlow:
             raise CipRefusal("client_ref_conflict", 409)
         return before, self.sessions.renew_address(step, before)
 
+    def keep_form(
+        self, step: Step, session: Session, application: Application, transaction: Transaction,
+        client_ref: str = "",
+    ) -> Payment:  # fmt: skip
+        """Partial and full: the customer's form can be paid. Its payment is CREATED with the first
+        such form, and follows the ones after it until it is submitted.
+
+        Args:
+            client_ref: as the customer typed it; "": the session's, or one is made.
+
+        Raises:
+            CipRefusal: there is no room, or the reference is another payment's.
+        """
+        known = self.payment(session.payment) if session.payment else None
+        if known is not None and known.status != CREATED:
+            return known
+        other = self.by_reference(application.id, client_ref) if client_ref else None
+        if other is not None and other.id != session.payment:
+            self.counts.conflicts += 1
+            raise CipRefusal("client_ref_conflict", 409)
+        if known is None:
+            self._admit(step)
+            known = self._create(step, application, session.kind, client_ref, session.user)
+            session.payment = known.id
+            self.sessions.put(step, session)
+        elif client_ref and client_ref != known.client_ref:
+            # Nothing was ever asked for under the first one, so it is free again.
+            self._records.delete(rec.BY_REFERENCE, _reference(application.id, known.client_ref))
+            known.client_ref = client_ref
+            key = _reference(application.id, client_ref)
+            self._records.put(rec.BY_REFERENCE, key, known.id.encode())
+        known.session = session.id
+        known.created_by = session.user
+        self._describe(known, application, transaction)
+        self.put(step, known)
+        return known
+
+    def fail_form(self, step: Step, session: Session) -> None:
+        """What the site signed cannot be paid any more, and the customer cannot mend it."""
+        payment = self.payment(session.payment) if session.payment else None
+        if payment is not None and payment.status == CREATED:
+            self._move(step, payment, "failed", ROLE, "invalid")
+            self.put(step, payment)
+        self.sessions.close(step, session)
+
     def submit_form(
         self, step: Step, session: Session, application: Application, transaction: Transaction,
         steps: Mapping[int, int],
@@ -233,15 +286,12 @@ class CipFlow:
             CipRefusal: there is no room, or the session's payment was cancelled or has expired.
         """
         known = self.payment(session.payment) if session.payment else None
-        if known is not None and known.status != CREATED:
+        if known is None or known.status == CREATED:
+            self._admit(step)
+            known = self.keep_form(step, session, application, transaction)
+        if known.status != CREATED:
             return known
-        self._admit(step)
-        if known is None:
-            known = self._create(step, application, session.kind, "", session.user)
-        known.session = session.id
-        known.created_by = session.user
         known.steps.update(steps)
-        session.payment = known.id
         self.sessions.touch(step, session, page=True)
         self._submit(step, known, application, transaction)
         return known
@@ -257,7 +307,7 @@ class CipFlow:
     def _session_expired(self, step: Step, session: Session) -> None:
         payment = self.payment(session.payment) if session.payment else None
         if payment is not None and payment.status == CREATED:
-            self._move(step, payment, "failed", "", "expired")
+            self._move(step, payment, "failed", ROLE, "expired")
             self.put(step, payment)
 
     def _admit(self, step: Step) -> None:
@@ -281,13 +331,7 @@ class CipFlow:
     def _submit(
         self, step: Step, payment: Payment, application: Application, transaction: Transaction
     ) -> None:
-        payment.amount, payment.currency = transaction.amount, transaction.currency
-        payment.fee = application.fee.fee(transaction.amount)
-        payment.items, payment.payer = transaction.items, transaction.payer
-        payment.custom = transaction.custom
-        payment.instrument_type = transaction.instrument.type
-        payment.instrument = masked_instrument(transaction.instrument)
-        payment.source = application.source
+        self._describe(payment, application, transaction)
         payment.business_day = self.day(application, step.now_ns)
         source = self.source_of(application)
         payment.source_ref = source.reference(step, payment, application)
@@ -300,6 +344,18 @@ class CipFlow:
             step.arm(ROLE, "budget", payment.id, self.section.budget.source_s)
         else:
             self.on_source(step, payment.id, outcome)
+
+    def _describe(
+        self, payment: Payment, application: Application, transaction: Transaction
+    ) -> None:
+        """What is to be paid, and with what; the instrument masked."""
+        payment.amount, payment.currency = transaction.amount, transaction.currency
+        payment.fee = application.fee.fee(transaction.amount)
+        payment.items, payment.payer = transaction.items, transaction.payer
+        payment.custom = transaction.custom
+        payment.instrument_type = transaction.instrument.type
+        payment.instrument = masked_instrument(transaction.instrument)
+        payment.source = application.source
 
     def _ask(
         self, step: Step, source: Source, payment: Payment, application: Application,
@@ -550,6 +606,9 @@ class CipFlow:
         """Its report hours may be others."""
         step.disarm(ROLE, "report", application.id)
         self._arm_report(step, application)
+        source = self.sources.get(application.source)
+        if source is not None:
+            source.ready(application)  # one that needs a way of its own opens it now
 
     # ---- common
 
@@ -599,13 +658,13 @@ class CipFlow:
         for owed in payment.outbox:
             self.counts.owed[owed.kind] += owed.is_open
         if payment.status == SUBMITTED:
-            self._move(step, payment, "unanswered", "", "restart")
+            self._move(step, payment, "unanswered", ROLE, "restart")
             self.put(step, payment)
         if payment.status == PENDING:
             self.counts.pending[payment.id] = self._pending_ns(payment)
             self._inquire_or_undo(step, payment)
         elif payment.status == CREATED and not self._has_session(payment):
-            self._move(step, payment, "failed", "", "expired")
+            self._move(step, payment, "failed", ROLE, "expired")
         for owed in payment.outbox:
             if owed.is_open and owed.kind == "webhook":
                 step.call(ROLE, "webhook", f"{payment.id}|{owed.id}")

@@ -80,16 +80,23 @@ class BankSource:
     def prepare(self) -> None:
         """Open the ways of all applications; before links run."""
         for application in self._book.applications():
-            if application.source == "bank" and application.bank not in self._ports:
-                try:
-                    port = self._find(application.bank)
-                except LookupError:
-                    continue  # told as a source that is down, until the host is added
-                port.add(self)
-                self._ports[application.bank] = port
+            if application.source == "bank":
+                self._open(application)
+
+    def _open(self, application: rec.Application) -> BankPort | None:
+        """The way of an application, opened at its first use; None: there is no such host yet."""
+        port = self._ports.get(application.bank)
+        if port is None and application.bank:
+            try:
+                port = self._find(application.bank)
+            except LookupError:
+                return None  # told as a source that is down, until the host is added
+            port.add(self)
+            self._ports[application.bank] = port
+        return port
 
     def ready(self, application: rec.Application) -> bool:
-        port = self._ports.get(application.bank)
+        port = self._open(application)
         return port is not None and port.up and bool(port.settings.institution)
 
     def can_inquire(self, application: rec.Application) -> bool:

@@ -131,7 +131,7 @@ class CipBook:
             "source", "late_approval", "return_urls", "default_return_url", "timezone",
             "report_hours", "amount", "fee", "fields", "webhook_url", "report_url",
             "report_folder", "csv_totals", "bank", "bank_inquiry", "terminal", "addresses",
-            "certificates",
+            "certificates", "machine_passwords",
         ):  # fmt: skip
             setattr(known, name, getattr(section, name))
 

@@ -118,6 +118,7 @@ class Application(Struct, array_like=True):
     created_ns: int = 0
     bank_inquiry: bool = True
     certificates: tuple[str, ...] = ()
+    machine_passwords: bool = True
 
 
 class User(Struct, array_like=True):

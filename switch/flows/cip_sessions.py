@@ -84,6 +84,8 @@ class CipSessions:
         session.state = "login"
         session.user = ""
         session.entered_ns = session.seen_ns = step.now_ns
+        step.disarm(ROLE, TIMER, session.id)  # it ends when it is idle now, not with the address
+        self._arm(step, session)
         return session, self._renew_cookie(step, session)
 
     def open_plain(self, step: Step, application: Application) -> tuple[Session, str]:
@@ -173,12 +175,14 @@ class CipSessions:
         self.put(step, session)
 
     def close(self, step: Step, session: Session, state: str = "closed") -> None:
-        """End it: its cookie and its address open nothing any more."""
+        """End it: its cookie and its address open nothing any more. Of one that has expired the
+        cookie still tells where its customer came from, so that he finds the way back."""
         if not session.is_open:
             return
-        for hashed in (session.cookie, session.address):
-            if hashed:
-                self._records.delete(rec.COOKIES, hashed)
+        if session.address:
+            self._records.delete(rec.COOKIES, session.address)
+        if session.cookie and state == "closed":
+            self._records.delete(rec.COOKIES, session.cookie)
         session.state = state
         session.address = b""
         self.open_by_kind[session.kind] -= 1

@@ -34,6 +34,27 @@ DECLARATION_FIELDS: Final = (
 DECLARATION_CHARS_MAX: Final = 200
 """Longest value of a declaration's field, in characters."""
 
+FORMS: Final = {
+    "network": "four digits",
+    "terminal": "eight digits",
+    "branch": "one to six digits",
+    "cashier": "one to six digits",
+    "supervisor": "one to six digits",
+    "operation": "twelve digits",
+    "reference": "26 digits: network, terminal, date, trace",
+    "trace": "1 to 999999",
+    "token": "six to eight digits",
+    "document_type": "CI, RUC or PAS",
+    "document": "CI: 5 to 8 digits; RUC: 6 to 8 digits, a hyphen and its check digit; PAS: 5 to "
+    "12 letters or digits",
+    "phone": "as +595981123456 or 0981123456",
+    "depositor": "type and number of a document, as CI4567890",
+    "currency": "a code of ISO 4217, as PYG",
+    "amount": "1 to 999999999999, in minor units",
+    "business_date": "as 2026-11-22 or 20261122",
+}
+"""What each field looks like, for people who typed it wrong."""
+
 PHONE: Final = "TEL"
 """Type of an identity given by telephone number instead of a document."""
 
@@ -49,8 +70,14 @@ class FieldError(ValueError):
     """
 
     def __init__(self, field: str) -> None:
-        super().__init__(f"not a valid value for {field}")
+        super().__init__(f"not a valid value for {told_with_form(field)}")
         self.field = field
+
+
+def told_with_form(field: str, between: str = ": ") -> str:
+    """The name of a field and what it looks like, where that is known."""
+    form = FORMS.get(field, "")
+    return f"{field}{between}{form}" if form else field
 
 
 # ---- numbers of peers and people -----------------------------------------------------------------

@@ -469,8 +469,14 @@ class Sicoop:
                     return True
         return False
 
-    def _watch_loops(self, step: Step, operation: SicoopOperation, m: Hold) -> None:
-        """The same money in and out at one branch within minutes (D22)."""
+    def _watch_cash(self, step: Step, operation: SicoopOperation, m: Hold) -> None:
+        """The same money in and out at one branch within minutes (D22), many persons at one
+        terminal, much money at night."""
+        persons = self._watch.crowd(m, operation.terminal, step.now_ns)
+        if persons:
+            step.alarm("many_persons", operation.terminal, f"{persons}, {operation.reference}")
+        if self._watch.is_large(m.amount) and self._calendar.is_night(step.now_ns):
+            step.alarm("night_use", operation.reference, str(m.amount))
         reference = self._watch.opposite(m, operation.network, step.now_ns)
         other = self._load(reference) if reference else None
         if other is not None and other.state in (RESPONDIDA, *_SETTLED):
@@ -489,7 +495,7 @@ class Sicoop:
                 step, operation, m.id, _BY_RESULT.get(Result(result), "NO_APROBADA")
             )
         operation.held = True
-        self._watch_loops(step, operation, m)
+        self._watch_cash(step, operation, m)
         self._move(operation, "sent", step)
         self._records.put(
             ops.SICOOP_BY_OPERATION, operation.operation.encode(), m.reference.encode(),

@@ -26,7 +26,16 @@ from protocols.transfiya.decide import MAIN_TYPES, REJECT, REQUEST, is_tx_ref, k
 from protocols.transfiya.times import instant_ns
 from switch.config import Config
 from switch.flows.step import Step
-from switch.flows.transfiya_jobs import ROLE, BankSide, Job, KeyRing, Outcome, Shared
+from switch.flows.transfiya_jobs import (
+    ROLE,
+    BankSide,
+    Job,
+    KeyRing,
+    Outcome,
+    Passed,
+    Shared,
+    passed_of,
+)
 from switch.flows.transfiya_records import (
     ACCEPT,
     ACCEPTED,
@@ -41,6 +50,7 @@ from switch.flows.transfiya_records import (
     MARKS,
     OFFERED,
     PARKED,
+    PREFIX,
     PROVEN,
     RECEIVED,
     SIGN,
@@ -48,6 +58,7 @@ from switch.flows.transfiya_records import (
     TRANSFER,
     UPLOAD,
     Directory,
+    Entry,
     Item,
     Items,
     get_body,
@@ -55,9 +66,8 @@ from switch.flows.transfiya_records import (
     put_body,
 )
 from switch.flows.transfiya_steps import Machine
-from switch.flows.transfiya_v2 import PREFIX as V2_PREFIX
 from switch.flows.transfiya_v2 import RETRY as V2_RETRY
-from switch.flows.transfiya_v2 import Entries, Entry
+from switch.flows.transfiya_v2 import Entries
 
 SECOND_NS: Final = 1_000_000_000
 REFERENCE_CHARS_MAX: Final = 64
@@ -72,10 +82,15 @@ class Answer(Struct, frozen=True):
 
 
 class Wait(Struct, frozen=True):
-    """The answer comes with the item's next moves. `first`: this caller brought it."""
+    """The answer comes with the item's next moves.
+
+    Fields:
+        first: this caller brought it. job: the call that is due, once the step is durable.
+    """
 
     item: str
     first: bool
+    job: Job | None = None
 
 
 class _View:
@@ -171,7 +186,7 @@ class TransfiyaFlow:
 
     def advance(self, step: Step, item_id: str) -> Job | None:
         """Go on with an item; the call that is due, to be made when the step is durable."""
-        if item_id.startswith(V2_PREFIX + "|"):
+        if item_id.startswith(PREFIX + "|"):
             return self.entries.advance(step, item_id)
         item = self.items.named(item_id)
         if item is None or item.ended:
@@ -180,7 +195,7 @@ class TransfiyaFlow:
 
     def on_outcome(self, step: Step, job: Job, outcome: Outcome) -> Job | None:
         """Take the end of a call, and the next one."""
-        if job.item.startswith(V2_PREFIX + "|"):
+        if job.item.startswith(PREFIX + "|"):
             return self.entries.on_outcome(step, job, outcome)
         item = self.items.named(job.item)
         return None if item is None else self.machine.on_outcome(step, item, job.call, outcome)
@@ -199,6 +214,20 @@ class TransfiyaFlow:
         if item.unmade or item.state == PARKED:
             return Answer(*bank.refusal(item.reason))
         return Answer(200, item.answer) if item.answer else None
+
+    def tries(self, item_id: str) -> int:
+        """How often its call was made in vain by now."""
+        if item_id.startswith(PREFIX + "|"):
+            return self.entries.tries(item_id)
+        work = self.shared.work.get(item_id)
+        return work.tries if work is not None else 0
+
+    def standing(self, item_id: str) -> Passed | None:
+        """The state of unfinished work, None where it has ended."""
+        if item_id.startswith(PREFIX + "|"):
+            return self.entries.standing(item_id)
+        item = self.machine.unfinished(item_id)
+        return None if item is None else passed_of(item)
 
     def release(self, item_id: str) -> None:
         """Its first caller has its answer, or is gone: the rest may begin."""
@@ -303,8 +332,7 @@ class TransfiyaFlow:
         self.machine.take(step, item)
         work = self.shared.work_of(item)
         work.live, work.probe = True, before is not None
-        self.machine.go(step, item)
-        return Wait(item.id, first=True)
+        return Wait(item.id, first=True, job=self.machine.advance(step, item))
 
     def _deadline_ns(self, side: BankSide, main: Action, arrived_ns: int) -> int:
         settings = side.settings
@@ -364,8 +392,10 @@ class TransfiyaFlow:
         self.machine.take(step, item)
         self.shared.work_of(item).live = side.settings.action_mode == "async"
         self.machine.move(step, item, "answered")
-        self.machine.go(step, item)
-        return self.answer(item.id) or Wait(item.id, first=True)
+        # Answered at once, it goes on when that is out.
+        return self.answer(item.id) or Wait(
+            item.id, first=True, job=self.machine.advance(step, item)
+        )  # fmt: skip
 
     def _unsignable(self, side: BankSide, main: Action) -> tuple[str, int]:
         """Why an action is not signed, empty where it may be; and its amount."""

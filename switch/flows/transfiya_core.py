@@ -14,15 +14,14 @@ from switch.calendar import Calendar
 from switch.flows.limit_book import ledger_number
 from switch.flows.registry import account_id
 from switch.flows.step import Step
-from switch.flows.transfiya_records import UPLOAD, Item, SignerRecord
+from switch.flows.transfiya_records import CORE_DONE, UPLOAD, Item, SignerRecord
 
 BOOK: Final = 4
 ACCOUNT_CUSTOMER: Final = 41
 ACCOUNT_SETTLEMENT: Final = 42
 ACCOUNT_FUNDING: Final = 43
 
-DONE: Final = "done"
-LATER: Final = "later"
+DONE: Final = CORE_DONE
 
 _INACTIVE = frozenset(
     (

@@ -1,7 +1,7 @@
 """What an item wants of the network, and what came of it: plain values between flow and service."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timezone
 from typing import Any, Final, Protocol
 from urllib.parse import quote
@@ -71,6 +71,7 @@ class Outcome(Struct, frozen=True):
         status: ok, refused (final) or unavailable (nothing is known). code: the network's, if any.
         value: the decoded body, None where there is none. raw: the body.
         at_ns: when it came, wall clock. retry_after_s: as the network wished.
+        took_ns: from the call to its end.
     """
 
     status: str
@@ -80,6 +81,7 @@ class Outcome(Struct, frozen=True):
     value: Any = None
     raw: bytes = b""
     retry_after_s: float = 0.0
+    took_ns: int = 0
 
     @property
     def action_status(self) -> str:
@@ -102,27 +104,56 @@ class Work:
         check_main: nobody may have got our answer: look whether the main action still stands.
         look: the proof may have arrived: look before it is sent again.
         check_tag: likewise for tx_id. refused: the proof was; the look tells why.
+        signed: its IOU was made in this process.
         tries: calls in a row without an answer.
         waiting: a timer says when to go on.
     """
 
     __slots__ = (
-        "check_main", "check_tag", "live", "look", "probe", "refused", "tag_refused", "tries",
-        "waiting",
+        "check_main", "check_tag", "live", "look", "probe", "refused", "signed", "tag_refused",
+        "tries", "waiting",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.live = self.probe = self.check_main = self.look = False
-        self.check_tag = self.tag_refused = self.refused = self.waiting = False
+        self.check_tag = self.tag_refused = self.refused = self.waiting = self.signed = False
         self.tries = 0
 
 
-class BankSide:
-    """One bank: its settings and what follows from them."""
+class Passed(Struct, frozen=True):
+    """A state that some work has come to, for who tells of it."""
 
-    def __init__(self, settings: Settings, core: Core) -> None:
+    work: str
+    bank: str
+    kind: str
+    purpose: str
+    tx_ref: str
+    action_id: str
+    state: str
+    reason: str
+
+
+def passed_of(item: Item) -> Passed:
+    """Where an item is now."""
+    return Passed(
+        item.id, item.bank, item.kind, item.purpose, item.tx_ref, item.action_id, item.state,
+        item.reason,
+    )  # fmt: skip
+
+
+class BankSide:
+    """One bank: its settings and what follows from them.
+
+    Args:
+        router: what the network is told with signers, so that it can show itself to the bank.
+    """
+
+    def __init__(
+        self, settings: Settings, core: Core, router: Mapping[str, str] | None = None
+    ) -> None:
         self.settings = settings
         self.core = core
+        self.router = dict(router or {})
         self.zone: timezone = zone_of(settings.label_timezone)
 
     @property
@@ -166,6 +197,8 @@ class Shared:
         self.work: dict[str, Work] = {}
         self.counts: Counter[tuple[str, ...]] = Counter()
         """Counted facts: the first text names the metric, the others are its labels."""
+        self.passed: list[Passed] = []
+        """States come to since `drain`."""
 
     def work_of(self, item: Item) -> Work:
         found = self.work.get(item.id)
@@ -175,6 +208,13 @@ class Shared:
 
     def count(self, *fact: str) -> None:
         self.counts[fact] += 1
+
+    def drain(self) -> list[Passed]:
+        """What has been noted, once."""
+        if not self.passed:
+            return []
+        passed, self.passed = self.passed, []
+        return passed
 
 
 def label(value: Any, name: str) -> str:

@@ -1,6 +1,6 @@
 """Transfers offered to our customers, accepted or rejected, and transfers our customers begin."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from protocols.transfiya import encode
@@ -8,8 +8,16 @@ from protocols.transfiya.errors import DUPLICATE
 from protocols.transfiya.times import instant_ns
 from switch.flows.step import Step
 from switch.flows.transfiya_jobs import OK, Job, Outcome, Shared, entities, label, segment
-from switch.flows.transfiya_records import ACCEPT, RECEIVED, TRANSFER, Item
+from switch.flows.transfiya_records import ACCEPT, RECEIVED, TRANSFER, Item, SignerRecord
+from switch.sections.transfiya import Bank as Settings
 
+ENDPOINTS: Final = ("debit", "credit", "action", "status")
+ROUTER_AUTH: Final = {
+    "none": "NONE",
+    "api_key": "API_KEY",
+    "oauth2": "OAUTH2.0",
+    "oauth2+api_key": "OAUTH2.0+API_KEY",
+}
 CLOCK_SLACK_NS: Final = 120 * 1_000_000_000  # between the network's clock and ours, for searches
 
 
@@ -20,6 +28,25 @@ class Moves(Protocol):
 
 
 Heard = Callable[[Step, Item, Outcome], None]
+
+
+def signer_body(
+    settings: Settings, signer: SignerRecord, public: bytes, router: Mapping[str, str]
+) -> dict[str, Any]:
+    """What the network is told of a customer's signer.
+
+    Args:
+        router: what the network needs to authenticate itself to the bank, by its own names.
+    """
+    labels: dict[str, Any] = {"bankId": settings.id, "status": signer.status.upper()}
+    if settings.public_url:
+        base = settings.public_url.rstrip("/") + settings.mount
+        labels |= {f"router{word.title()}Url": f"{base}/{word}" for word in ENDPOINTS}
+        labels["routerAuthType"] = ROUTER_AUTH[settings.inbound_auth]
+    if router:
+        labels["routerAuthParams"] = dict(router)
+    keeper = [{"scheme": "eddsa-ed25519", "public": public.hex()}]
+    return {"handle": signer.handle, "labels": labels, "keeper": keeper}
 
 
 class Offers:
@@ -41,26 +68,13 @@ class Offers:
             return Job(item.bank, item.id, "reject", "POST", f"{path}/reject", (), body)
         signer = self._shared.directory.signer(item.bank, item.user)
         if signer is not None and not signer.known:
-            body = encode(self.signer_body(item.bank, item.user))
+            side = self._shared.banks[item.bank]
+            key = self._shared.directory.key(signer.key)
+            public = key.public if key is not None else b""
+            body = encode(signer_body(side.settings, signer, public, side.router))
             return Job(item.bank, item.id, "signer", "POST", "/signer", (), body)
         body = encode({"signer": {"handle": item.user}})
         return Job(item.bank, item.id, "accept", "POST", f"{path}/accept", (), body)
-
-    def signer_body(self, bank: str, handle: str) -> dict[str, Any]:
-        """What the network is told of a customer's signer."""
-        signer = self._shared.directory.signer(bank, handle)
-        key = self._shared.ring.key(bank, handle)
-        public = [] if key is None else [{"scheme": "eddsa-ed25519", "public": key.public.hex()}]
-        settings = self._shared.banks[bank].settings
-        return {
-            "handle": handle,
-            "labels": {
-                "bankId": bank,
-                "routerCreditUrl": f"{settings.mount}/credit",
-                "status": signer.status.upper() if signer is not None else "ACTIVE",
-            },
-            "keeper": public,
-        }
 
     def _transfer(self, item: Item) -> Job:
         if self._shared.work_of(item).probe:
@@ -125,7 +139,7 @@ class Offers:
             return
         item.reason = "transfer-unknown"
         self._machine.move(step, item, "parked")
-        step.alarm("transfiya_parked", item.key, "a transfer was begun, or not")
+        step.alarm("transfiya_parked", item.tx_ref, "a transfer was begun, or not")
 
     @staticmethod
     def _is_ours(item: Item, one: dict[str, Any]) -> bool:

@@ -38,6 +38,17 @@ FAILED = "FAILED"
 PARKED = "PARKED"
 OFFERED = "OFFERED"
 
+# Of the core: what its phases come to, or that their ends are told later.
+CORE_DONE = "done"
+LATER = "later"
+POSTING = "posting"  # the second phase is under way
+UNDOING = "undoing"  # likewise what takes the first one back
+
+# Of entries (profile v2).
+PREFIX = "v2"
+ENTRY_PREPARED = "prepared"
+ENTRY_PARKED = "parked"
+
 ENDED = frozenset((DONE, FAILED, PARKED))
 BEFORE_SIGNED = frozenset((RECEIVED, CREATED, ANSWERED, RESERVED, TAGGED))
 PROVEN = frozenset((ACCEPTED, POSTED, DONE))
@@ -97,6 +108,8 @@ class Item(Struct, array_like=True):
         reason: why it failed; detail: one word more. silent: the network knows already.
         unmade: it failed before an action was made for it, so another delivery begins anew.
         released, told: what an item that fails has behind it.
+        core_state: of the core's phases, where their ends come later. core_ref: its number of ours.
+        held: the first phase was a hold, so there is a second.
     """
 
     bank: str
@@ -137,6 +150,7 @@ class Item(Struct, array_like=True):
     core_state: str = ""
     core_ref: str = ""
     history: list[tuple[str, int]] = msgspec.field(default_factory=list)
+    held: bool = False
 
     @property
     def id(self) -> str:
@@ -146,6 +160,47 @@ class Item(Struct, array_like=True):
     @property
     def ended(self) -> bool:
         return self.state in ENDED
+
+
+class Entry(Struct, array_like=True):
+    """One entry of an intent at this bank.
+
+    Fields:
+        hash: of the record that prepared it; another one under the same handle is refused.
+        intent, intent_hash: what the proof is about. proof: the bytes that tell `state`.
+        told: the ledger has taken them. core, core_state: its number there, and which phase is
+            under way.
+    """
+
+    bank: str
+    handle: str
+    schema: str
+    state: str
+    intent: str
+    intent_hash: str
+    arrived_ns: int
+    hash: str = ""
+    account: str = ""
+    currency: str = ""
+    minor: int = 0
+    core: str = ""
+    reason: str = ""
+    proof: bytes = b""
+    told: bool = False
+    refusals: int = 0
+    history: list[tuple[str, int]] = msgspec.field(default_factory=list)
+    core_state: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{PREFIX}|{self.bank}|{self.handle}"
+
+    @property
+    def open(self) -> bool:
+        """It owes a proof, or money is held for it, or the core works on it."""
+        if self.core_state in (LATER, POSTING, UNDOING):
+            return True
+        return (not self.told and self.state != ENTRY_PARKED) or self.state == ENTRY_PREPARED
 
 
 class SignerRecord(Struct, array_like=True):

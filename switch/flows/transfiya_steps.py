@@ -7,15 +7,22 @@ Unknown is a state: what a call without an answer has done is looked up before i
 
 from typing import Any, Final
 
-from protocols.transfiya import AmountError, IouFault, action_of, decode, encode, iou_data, to_minor
+from protocols.transfiya import (
+    AmountError,
+    IouFault,
+    action_of,
+    check_iou,
+    decode,
+    encode,
+    iou_data,
+    to_minor,
+)
 from protocols.transfiya.decide import key_of
 from protocols.transfiya.errors import DUPLICATE
 from protocols.transfiya.iou import RANDOM_BYTES, party, sign_iou
 from protocols.transfiya.types import ShapeError
 from switch.flows.states import move
 from switch.flows.step import Step
-from switch.flows.transfiya_core import DONE as CORE_DONE
-from switch.flows.transfiya_core import LATER
 from switch.flows.transfiya_jobs import (
     GO,
     OK,
@@ -29,6 +36,7 @@ from switch.flows.transfiya_jobs import (
     entities,
     has_labels,
     label,
+    passed_of,
     segment,
 )
 from switch.flows.transfiya_offers import Offers
@@ -36,14 +44,17 @@ from switch.flows.transfiya_records import (
     ACCEPTED,
     ANSWERED,
     BEFORE_SIGNED,
+    CORE_DONE,
     CREATED,
     DOWNLOAD,
     FAILED,
     FAILING,
+    LATER,
     MOVES,
     OFFERED,
     PARKED,
     POSTED,
+    POSTING,
     PROVEN,
     RECEIVED,
     RESERVED,
@@ -106,7 +117,7 @@ class Machine:
         item.state = move(MOVES, item.state, event)
         item.history.append((item.state, step.now_ns))
         self._items.put(item)
-        self._shared.count("step", item.bank, item.kind.lower(), item.state.lower())
+        self._shared.passed.append(passed_of(item))
         if not item.ended:
             return
         purpose = item.purpose or item.kind.lower()
@@ -161,7 +172,7 @@ class Machine:
         if item.ended:
             return None
         work = self._shared.work_of(item)
-        if outcome.http:
+        if outcome.http and call != "continue":  # what a repeat of it tells is no news
             item.heard_ns = outcome.at_ns
         if outcome.status == UNAVAILABLE:
             return self._without_answer(step, item, call, outcome)
@@ -414,6 +425,7 @@ class Machine:
             return None
         item.iou = encode(sign_iou(data, key))
         item.expiry_ns = step.now_ns + ttl_ns
+        self._shared.work_of(item).signed = True
         self.move(step, item, "signed")
         return None
 
@@ -428,11 +440,25 @@ class Machine:
             else:
                 self.fail(step, item, "deadline-passed")
             return None
-        if item.expiry_ns - step.now_ns < STALE_NS:
+        if item.expiry_ns - step.now_ns < STALE_NS or not self._holds(step, item):
             self._sign(step, item)
+            if item.state != SIGNED:
+                return None
         item.sent = True
         self._items.put(item)
         return Job(item.bank, item.id, "prove", "POST", f"{path}/sendit", (), item.iou)
+
+    def _holds(self, step: Step, item: Item) -> bool:
+        """An IOU of an earlier process is looked at before it leaves: nobody takes it back."""
+        work = self._shared.work_of(item)
+        if work.signed:
+            return True
+        work.signed = True
+        verdict = check_iou(decode(item.iou), decode(item.created))
+        self._shared.count("iou_check", verdict)
+        if verdict != "ok":
+            step.alarm("transfiya_iou_broken", item.tx_ref, verdict)
+        return verdict == "ok"
 
     def _on_prove(self, step: Step, item: Item, outcome: Outcome) -> None:
         if item.state != SIGNED:
@@ -488,15 +514,23 @@ class Machine:
             more = self._bank(item).settings.continue_after_action
             self.move(step, item, "posted" if more else "done")
             return None
-        if item.core_state != "posting" and self._bank(item).core.post(step, item) == LATER:
-            item.core_state = "posting"
+        if item.core_state == POSTING:
+            return None
+        if self._bank(item).core.post(step, item) == LATER:
+            item.core_state = POSTING
             self._items.put(item)
-        elif item.core_state != "posting":
+        else:
             self.posted(step, item)
         return None
 
+    def unfinished(self, item_id: str) -> Item | None:
+        """An item that has not ended."""
+        item = self._items.named(item_id)
+        return None if item is None or item.ended else item
+
     def posted(self, step: Step, item: Item) -> None:
         """The core's second phase is over."""
+        item.core_state = CORE_DONE
         bank = self._bank(item)
         currency = bank.settings.symbols[item.symbol].currency
         self._shared.counts["booked", item.bank, item.purpose, currency] += item.minor
@@ -548,6 +582,7 @@ class Machine:
         """It ends without a proof: what the core did is undone, and the network is told."""
         assert item.state not in PROVEN, "what is proven never fails"
         item.reason, item.silent = reason, silent
+        item.heard_ns = item.heard_ns or step.now_ns
         if item.state in (RECEIVED, CREATED):
             self.unmade(step, item, reason)
             return
@@ -561,7 +596,7 @@ class Machine:
                 self.undone(step, item)
         if not item.told and not item.silent:
             error = self._bank(item).error(item.reason)
-            return self._tell(step, item, item.accepted_ns or item.heard_ns or step.now_ns, error)
+            return self._tell(step, item, item.accepted_ns or item.heard_ns, error)
         if item.released:
             self.move(step, item, "failed")
             if item.kind == UPLOAD:

@@ -2,9 +2,11 @@
 
 Each call is decided and kept in one step and answered 202; what came of it is told by a proof over
 the intent's hash, the same bytes until the ledger has taken them. A hold is a prepared entry, its
-capture a commit, its release an abort, and neither of these two can fail.
+capture a commit, its release an abort, and neither of these two can fail. A core that answers later
+has states of its own between them, in which nothing is told.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -16,13 +18,30 @@ from protocols.transfiya.ledger import ABORTED, COMMITTED, FAILED, PREPARED, REA
 from protocols.transfiya.times import utc_text
 from switch.flows.states import Moves, move
 from switch.flows.step import Step
-from switch.flows.transfiya_core import DONE, Core
-from switch.flows.transfiya_jobs import OK, ROLE, BankSide, Job, Outcome, Shared, segment
-from switch.flows.transfiya_records import DOWNLOAD, ENTRIES, UPLOAD, Item, SignerRecord, name_key
+from switch.flows.transfiya_bank import Movement
+from switch.flows.transfiya_core import DONE
+from switch.flows.transfiya_jobs import OK, ROLE, BankSide, Job, Outcome, Passed, Shared, segment
+from switch.flows.transfiya_records import (
+    DOWNLOAD,
+    ENTRIES,
+    ENTRY_PARKED,
+    LATER,
+    POSTING,
+    PREFIX,
+    UNDOING,
+    UPLOAD,
+    Entry,
+    Item,
+    SignerRecord,
+    name_key,
+)
 
 RETRY: Final = "v2-retry"
-PREFIX: Final = "v2"
-PARKED: Final = "parked"
+PARKED: Final = ENTRY_PARKED
+PREPARING: Final = "preparing"
+COMMITTING: Final = "committing"
+ABORTING: Final = "aborting"
+TOLD: Final = frozenset((PREPARED, FAILED, COMMITTED, ABORTED))
 FIRST_RETRY_S: Final = 0.25
 RETRY_S_MAX: Final = 60.0
 REFUSALS_MAX: Final = 3
@@ -37,44 +56,17 @@ MOVES: Final[Moves] = {
     (PREPARED, "committed"): COMMITTED,
     (PREPARED, "aborted"): ABORTED,
     (FAILED, "aborted"): ABORTED,
+    # With a core that answers later:
+    ("", "preparing"): PREPARING,
+    (PREPARING, "prepared"): PREPARED,
+    (PREPARING, "failed"): FAILED,
+    (PREPARED, "committing"): COMMITTING,
+    (COMMITTING, "committed"): COMMITTED,
+    (PREPARING, "aborting"): ABORTING,
+    (PREPARED, "aborting"): ABORTING,
+    (FAILED, "aborting"): ABORTING,  # what a lost answer may have held is given back still
+    (ABORTING, "aborted"): ABORTED,
 }
-
-
-class Entry(Struct, array_like=True):
-    """One entry of an intent at this bank.
-
-    Fields:
-        hash: of the record that prepared it; another one under the same handle is refused.
-        intent, intent_hash: what the proof is about. proof: the bytes that tell `state`.
-        told: the ledger has taken them.
-    """
-
-    bank: str
-    handle: str
-    schema: str
-    state: str
-    intent: str
-    intent_hash: str
-    arrived_ns: int
-    hash: str = ""
-    account: str = ""
-    currency: str = ""
-    minor: int = 0
-    core: str = ""
-    reason: str = ""
-    proof: bytes = b""
-    told: bool = False
-    refusals: int = 0
-    history: list[tuple[str, int]] = msgspec.field(default_factory=list)
-
-    @property
-    def id(self) -> str:
-        return f"{PREFIX}|{self.bank}|{self.handle}"
-
-    @property
-    def open(self) -> bool:
-        """It owes a proof, or money is held for it."""
-        return (not self.told and self.state != PARKED) or self.state == PREPARED
 
 
 class Reply(Struct, frozen=True):
@@ -85,7 +77,24 @@ class Reply(Struct, frozen=True):
 
 
 _decode = msgspec.msgpack.Decoder(Entry).decode
+Act = Callable[[Step, Item], str]
 _ACCEPTED: Final = Reply(202, b"{}")
+
+
+def _passed_of(entry: Entry) -> Passed:
+    return Passed(
+        entry.id, entry.bank, entry.schema.upper(), PREFIX, entry.intent, entry.handle,
+        entry.state, entry.reason,
+    )  # fmt: skip
+
+
+def _nothing(step: Step, item: Item) -> str:
+    """Undo what was never done."""
+    return DONE
+
+
+def _gone(entry: Entry) -> bool:
+    return entry.state in (ABORTED, ABORTING)
 
 
 def _handle_of(value: Any) -> str:
@@ -171,11 +180,11 @@ class Entries:
         """Why a record is not believed; empty: both it and its intent are whole and pinned."""
         pinned = public_of(side.settings.ledger_public)
         verdict, keys = check_record(value)
-        if verdict != "ok":
-            return verdict
-        if pinned is not None and pinned not in keys:
-            return "proof-invalid"
-        verdict, _ = check_record(value["data"].get("intent"))
+        if verdict == "ok" and pinned is not None and pinned not in keys:
+            verdict = "proof-invalid"
+        if verdict == "ok":
+            verdict, _ = check_record(value["data"].get("intent"))
+        self._shared.count("iou_check", verdict)
         return "" if verdict == "ok" else verdict
 
     def _refuse(self, step: Step, side: BankSide, endpoint: str, reason: str) -> Reply:
@@ -197,12 +206,20 @@ class Entries:
                 self._report(step, side, entry, FAILED, "duplicate-mismatch")
             return
         entry.hash = value["hash"]
-        reason = self._reserve(step, side, entry, value["data"])
-        entry.reason = reason
-        self._move(step, side, entry, "failed" if reason else "prepared")
+        result = self._reserve(step, side, entry, value["data"])
+        if result == LATER:
+            self._move(step, side, entry, "preparing")
+        else:
+            self._prepared(step, side, entry, result)
+
+    def _prepared(self, step: Step, side: BankSide, entry: Entry, result: str) -> None:
+        """Phase 1 is over: done, or not for a reason."""
+        entry.core_state = result if result == DONE else ""
+        entry.reason = "" if result == DONE else result
+        self._move(step, side, entry, "failed" if entry.reason else "prepared")
 
     def _reserve(self, step: Step, side: BankSide, entry: Entry, data: Any) -> str:
-        """Hold the amount; the reason why not, or empty."""
+        """Hold the amount: done, later, or the reason why not."""
         amount, symbol = data.get("amount"), _handle_of(data.get("symbol"))
         party = "source" if entry.schema == "debit" else "target"
         handle = _handle_of(data.get(party))
@@ -227,8 +244,8 @@ class Entries:
         entry.account, entry.currency, entry.minor = signer.account, signer.currency, amount
         work = self._work(entry)
         result = side.core.refusal(work, signer) or side.core.reserve(step, work, signer)
-        entry.core = work.core
-        return "" if result == DONE else result
+        entry.core, entry.core_state = work.core, result if result == LATER else ""
+        return result
 
     def _signer(self, side: BankSide, handle: str) -> SignerRecord | None:
         """Our customer behind an account reference."""
@@ -244,36 +261,103 @@ class Entries:
             bank=entry.bank, key=f"{PREFIX}/{entry.handle}",
             kind=UPLOAD if entry.schema == "debit" else DOWNLOAD, purpose="", tx_ref=entry.intent,
             user="", symbol="", amount="", minor=entry.minor, source="", target="",
-            arrived_ns=entry.arrived_ns, deadline_ns=0, core=entry.core,
+            arrived_ns=entry.arrived_ns, deadline_ns=0, core=entry.core, core_ref=entry.core,
+            core_state=entry.core_state, held=True,
         )  # fmt: skip
 
     def _command(self, step: Step, side: BankSide, entry: Entry, act: str) -> None:
-        core: Core = side.core
         if act == "commit" and entry.state == PREPARED:
-            core.post(step, self._work(entry))
-            self._move(step, side, entry, "committed")
-        elif act == "abort" and entry.state in ("", PREPARED, FAILED):
-            if entry.state == PREPARED:
-                core.undo(step, self._work(entry))
+            self._act(step, side, entry, side.core.post, POSTING)
+        elif act == "abort" and entry.state == "":
             self._move(step, side, entry, "aborted")
+        elif act == "abort" and entry.state in (PREPARING, PREPARED, FAILED):
+            touched = entry.state != FAILED or entry.core_state != ""
+            self._act(step, side, entry, side.core.undo if touched else _nothing, UNDOING)
         elif act == "commit" and entry.state == "":
             self._move(step, side, entry, "parked")
             step.alarm("transfiya_parked", entry.handle, "a commit without a prepare")
-        elif entry.state == (COMMITTED if act == "commit" else ABORTED):
+        elif entry.state in (COMMITTED, COMMITTING) if act == "commit" else _gone(entry):
             self._shared.count("duplicates", side.name, act)
-            self._tell_again(entry)
+            if entry.state in TOLD:
+                self._tell_again(entry)
         else:
             step.alarm("transfiya_contradiction", entry.handle, f"{act} of one {entry.state}")
-            self._tell_again(entry)
+            if entry.state in TOLD:
+                self._tell_again(entry)
+
+    def _act(self, step: Step, side: BankSide, entry: Entry, act: Act, phase: str) -> None:
+        """Commit or abort in the core; its end is told at once, or when it comes."""
+        events = ("committed", "committing") if phase == POSTING else ("aborted", "aborting")
+        if act(step, self._work(entry)) == LATER:
+            entry.core_state = phase
+            self._move(step, side, entry, events[1])
+        else:
+            entry.core_state = DONE
+            self._move(step, side, entry, events[0])
+
+    # ---- a core that answers later; names are ids of entries
+
+    def movement(self, name: str) -> Movement | None:
+        entry = self._of_core(name)
+        if entry is None or not entry.core:
+            return None
+        asked = entry.core_state != LATER or entry.state == PREPARING
+        return Movement(
+            entry.core_state if asked else "", entry.core, entry.minor, entry.currency,
+            entry.account, entry.schema == "debit", held=True,
+        )  # fmt: skip
+
+    def _of_core(self, name: str) -> Entry | None:
+        """The entry behind the name that `_work` gives an item."""
+        bank, _, key = name.partition("|")
+        return self.named(f"{PREFIX}|{bank}|{key.removeprefix(f'{PREFIX}/')}")
+
+    def _under_way(self, name: str) -> tuple[Entry, BankSide]:
+        entry = self._of_core(name)
+        assert entry is not None, "its movement was found"
+        return entry, self._shared.banks[entry.bank]
+
+    def core_answered(self, step: Step, name: str, result: str) -> None:
+        entry, side = self._under_way(name)
+        self._prepared(step, side, entry, result)
+        step.call(ROLE, "go", entry.id)
+
+    def core_lost(self, step: Step, name: str) -> None:
+        entry, side = self._under_way(name)
+        self._lost(step, side, entry)
+        step.call(ROLE, "go", entry.id)
+
+    def _lost(self, step: Step, side: BankSide, entry: Entry) -> None:
+        """Nobody knows whether it is held: told as failed, and undone until the core takes it."""
+        self._prepared(step, side, entry, "core-unknown")
+        side.core.undo(step, self._work(entry))
+        entry.core_state = UNDOING
+
+    def core_posted(self, step: Step, name: str) -> None:
+        entry, side = self._under_way(name)
+        entry.core_state = DONE
+        self._move(step, side, entry, "committed")
+        step.call(ROLE, "go", entry.id)
+
+    def core_undone(self, step: Step, name: str) -> None:
+        entry, side = self._under_way(name)
+        entry.core_state = ""
+        self._shared.count("core_undo", entry.bank, side.settings.core)
+        self._put(entry)
+        if entry.state == ABORTING:
+            self._move(step, side, entry, "aborted")
+            step.call(ROLE, "go", entry.id)
 
     # ---- telling
 
     def _move(self, step: Step, side: BankSide, entry: Entry, event: str) -> None:
         entry.state = move(MOVES, entry.state, event)
         entry.history.append((entry.state, step.now_ns))
-        self._shared.count("ended", side.name, entry.schema, PREFIX, entry.state)
+        self._shared.passed.append(_passed_of(entry))
+        if entry.state in TOLD or entry.state == PARKED:
+            self._shared.count("ended", side.name, entry.schema, PREFIX, entry.state)
         self._put(entry)
-        if entry.state != PARKED:
+        if entry.state in TOLD:
             self._report(step, side, entry, entry.state, entry.reason)
 
     def _report(
@@ -330,11 +414,23 @@ class Entries:
             self._tries.pop(entry.id, None)
         return None
 
+    def standing(self, entry_id: str) -> Passed | None:
+        """The state of an entry."""
+        entry = self.named(entry_id)
+        return None if entry is None else _passed_of(entry)
+
+    def tries(self, entry_id: str) -> int:
+        """How often what it owes was told in vain."""
+        return self._tries.get(entry_id, 0)
+
     def on_deadline(self, step: Step, entry_id: str) -> None:
         self._waiting.discard(entry_id)
         step.call(ROLE, "go", entry_id)
 
     def adopt(self, step: Step, entry: Entry) -> None:
         self._shared.count("resumed", entry.bank, entry.state)
+        side = self._shared.banks[entry.bank]
+        if entry.core_state and side.core.adopt(step, self._work(entry)):
+            self._lost(step, side, entry)
         if not entry.told:
             step.call(ROLE, "resume", entry.id)

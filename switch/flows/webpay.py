@@ -127,10 +127,10 @@ class WebpayFlow:
     Attributes:
         outcomes: finished payments by outcome and cause. recoveries: taken up at the start, by
             state. late_acks, replays: seen since. auth_times: of authorisers, by their names.
+        lines_wait: lines of the Bitácora cannot be written for now, and none may be forgotten.
     """
 
     role = ROLE
-    spaces = (rec.PAYMENTS, rec.REQUESTS, rec.LINES)
 
     def __init__(
         self,
@@ -167,6 +167,13 @@ class WebpayFlow:
         self.auth_times: dict[tuple[str, ...], Histogram] = {}
         self.late_acks = 0
         self.replays = 0
+        self.lines_wait = True
+
+    @property
+    def spaces(self) -> tuple[int, ...]:
+        """Spaces whose records may be forgotten when they are old; lines once they are written."""
+        known = (rec.PAYMENTS, rec.REQUESTS)
+        return known if self.lines_wait else (*known, rec.LINES)
 
     def add_authoriser(self, name: str, authoriser: Authoriser) -> None:
         """Let merchants with this `authoriser` sell."""
@@ -497,7 +504,7 @@ class WebpayFlow:
             self._records.put(rec.REPLIES, digest, payment.id.encode(), stamp=step.now_ns)
             return True
         self.replays += 1
-        step.alarm("webpay_reply_replayed", payment.merchant, payment.id)
+        step.alarm("webpay_reply_replayed", payment.merchant, payment.shown)
         return False
 
     def late(self, step: Step, name: str, digest: bytes) -> None:
@@ -564,7 +571,7 @@ class WebpayFlow:
     def _reverse(self, step: Step, payment: Payment, *, sent: bool) -> None:
         authoriser = self._authorisers.get(payment.authoriser)
         if authoriser is None:  # owed to a bank that is not in the registry any more
-            step.alarm("no_way_to_bank", payment.authoriser, payment.id)
+            step.alarm("no_way_to_bank", payment.authoriser, payment.shown)
         elif authoriser.reverse(step, payment, sent=sent):
             self._reversed(step, payment, "00")
 
@@ -582,7 +589,7 @@ class WebpayFlow:
         payment.reversal, payment.reversal_code = rec.DONE, code
         if code != "00":
             payment.reversal_note = _NOTES.get(code, "check")
-            step.alarm("webpay_reversal_" + payment.reversal_note, payment.id, code)
+            step.alarm("webpay_reversal_" + payment.reversal_note, payment.shown, code)
         if payment.state == rec.REVERSING:
             self._move(step, payment, "REVERSAL_DONE")
         else:
@@ -615,7 +622,7 @@ class WebpayFlow:
         if payment.state == rec.DECIDING:
             self.answered(step, payment.id, "NONE", None, b"")
         elif live is not None and live.verdict is not None and payment.is_open:
-            step.alarm("webpay_result_unsigned", payment.merchant, payment.id)
+            step.alarm("webpay_result_unsigned", payment.merchant, payment.shown)
             step.call(ROLE, SIGN, payment.id)
             step.arm(ROLE, ACK_TIMER, payment.id, ACK_GRACE_S)
 

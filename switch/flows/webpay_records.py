@@ -133,6 +133,12 @@ class Payment(Struct, array_like=True, gc=False):
         return f"Payment({self.id}, {self.merchant}, {self.order!r}, {self.state})"
 
     @property
+    def shown(self) -> str:
+        """Its name for logs and alarms, in groups: whole it would be masked, as a key's hex is."""
+        name = self.id
+        return "-".join((name[:8], name[8:12], name[12:16], name[16:20], name[20:]))
+
+    @property
     def last4(self) -> str:
         return self.pan_masked[-4:]
 

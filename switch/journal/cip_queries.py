@@ -12,6 +12,7 @@ import msgspec
 from protocols.cip.confirmation import normalise_code, shown_code
 from protocols.cip.records import COLUMNS, decimal
 from protocols.currencies import CURRENCIES
+from switch.journal.projections.cip import PROJECTION
 
 ROWS_MAX: Final = 50_000
 PAGE_ROWS: Final = 50
@@ -19,10 +20,11 @@ YEAR_FIRST: Final = 2000
 YEAR_LAST: Final = 2200
 
 FILTERS: Final = (
-    "from", "until", "status", "mode", "source", "amount_min", "amount_max", "client_ref",
-    "confirmation", "payer", "user", "run",
+    "from", "until", "application", "status", "mode", "source", "amount_min", "amount_max",
+    "client_ref", "confirmation", "payer", "user", "run",
 )  # fmt: skip
-"""Names of filters; `from` and `until` are dates of the application's zone, both included."""
+"""Names of filters; `from` and `until` are dates of the application's zone, both included; `user`
+is whoever made the payment or did something about it."""
 
 ACCESS_FILTERS: Final = ("from", "until", "user", "what", "subject")
 
@@ -78,15 +80,21 @@ class FilterError(ValueError):
     """A filter's value that says nothing; names the filter."""
 
 
+Tables = Mapping[str, Sequence[tuple[Any, ...]]]
+"""Rows by table, where there is no read model yet: the same questions are asked of them."""
+
+
 def payments(
     path: Path, application: str, zone: ZoneInfo, filters: Mapping[str, str], *,
     limit: int = PAGE_ROWS, offset: int = 0, fresh: Sequence[tuple[Any, ...]] = (),
+    instead: Tables | None = None,
 ) -> tuple[list[Row], Totals]:  # fmt: skip
     """Rows, newest first, and the totals of the whole filter.
 
     Args:
         application: whose; "": everybody's.
         fresh: rows of `cip_payments` that the model may not have yet; they stand for its own.
+        instead: what is asked in place of a model that does not exist.
 
     Raises:
         FilterError: a filter cannot be read.
@@ -110,8 +118,7 @@ def payments(
         " coalesce(sum(CASE WHEN p.status IN ('CONFIRMED', 'REFUNDED') THEN p.fee END), 0),"
         f" coalesce(sum(p.refunded), 0) FROM {table} p WHERE {where}"
     )
-    uri = f"file:{path}?mode=ro"
-    db = sqlite3.connect(uri, uri=True)
+    db = _opened(path, instead)
     try:
         _add_fresh(db, fresh)
         db.execute("BEGIN")  # rows and totals of one moment
@@ -135,6 +142,25 @@ def position(path: Path) -> int:
     """
     found = _read(path, "SELECT seq FROM progress", ())
     return int(found[0][0]) if found else 0
+
+
+def is_missing(error: sqlite3.OperationalError) -> bool:
+    """True where there is no read model, or not yet one with these tables."""
+    text = str(error)
+    return text.startswith(("unable to open", "no such table", "no such column"))
+
+
+def _opened(path: Path, instead: Tables | None) -> sqlite3.Connection:
+    """The read model, read-only; or one in memory, of the rows that are given."""
+    if instead is None:
+        return sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    db = sqlite3.connect(":memory:")
+    db.executescript(PROJECTION.schema)
+    for table, rows in instead.items():
+        marks = ", ".join("?" * PROJECTION.columns[table])
+        db.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+    db.commit()
+    return db
 
 
 def _add_fresh(db: sqlite3.Connection, fresh: Sequence[tuple[Any, ...]]) -> None:
@@ -162,9 +188,11 @@ class Access(msgspec.Struct, frozen=True):
 
 def access(
     path: Path, application: str, zone: ZoneInfo, filters: Mapping[str, str], *,
-    limit: int = PAGE_ROWS, offset: int = 0,
+    limit: int = PAGE_ROWS, offset: int = 0, instead: Tables | None = None,
 ) -> list[Access]:  # fmt: skip
     """Who did or saw what, newest first; one row more than `limit` where there are more.
+
+    The trail is in the read model alone: without one (`instead`) nothing can be told yet.
 
     What operators did on the command line is there too, under their own name.
 
@@ -196,6 +224,8 @@ def access(
         "SELECT at_ns, who, what, subject, outcome, reason, second FROM audit"
         f" WHERE {' AND '.join(parts)} ORDER BY seq DESC LIMIT ? OFFSET ?"
     )
+    if instead is not None:
+        return []
     found = _read(path, sql, (*values, min(limit, ROWS_MAX) + 1, offset))
     return [Access(*row) for row in found]
 
@@ -210,7 +240,9 @@ class YearRow(msgspec.Struct, frozen=True):
     fees: int
 
 
-def yearly(path: Path, application: str, zone: ZoneInfo, year: int) -> list[YearRow]:
+def yearly(
+    path: Path, application: str, zone: ZoneInfo, year: int, *, instead: Tables | None = None
+) -> list[YearRow]:
     """The yearly summary per kind: payments, voids, refunds, as reports have them.
 
     Args:
@@ -231,7 +263,7 @@ def yearly(path: Path, application: str, zone: ZoneInfo, year: int) -> list[Year
         " WHERE a.application = :app AND a.status = 'DONE' AND a.done_ns >= :start"
         " AND a.done_ns < :end GROUP BY a.kind, p.currency"
     )
-    found = _read(path, sql, {"app": application, "start": start, "end": end})
+    found = _read(path, sql, {"app": application, "start": start, "end": end}, instead)
     order = ("payment", "void", "refund")
     return sorted(
         (YearRow(*row) for row in found), key=lambda row: (order.index(row.kind), row.currency)
@@ -242,17 +274,19 @@ def local_year(ns: int, zone: ZoneInfo) -> int:
     return datetime.fromtimestamp(ns // 1_000_000_000, zone).year
 
 
-def _read(path: Path, sql: str, values: Any) -> list[Any]:
-    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+def _read(path: Path, sql: str, values: Any, instead: Tables | None = None) -> list[Any]:
+    db = _opened(path, instead)
     try:
         return db.execute(sql, values).fetchall()
     finally:
         db.close()
 
 
-def adjustments(path: Path, application: str, status: str) -> list[dict[str, Any]]:
+def adjustments(
+    path: Path, application: str, status: str, *, instead: Tables | None = None
+) -> list[dict[str, Any]]:
     """Voids and refunds in one state, oldest first."""
-    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    db = _opened(path, instead)
     db.row_factory = sqlite3.Row
     try:
         found = db.execute(
@@ -332,12 +366,12 @@ def _where(
                 parts.append("instr(p.payer_search, ?) > 0")
                 found.append(text.casefold())
             case "user":
-                parts.append("p.created_by = ?")
-                found.append(text)
+                parts.append("(p.created_by = ? OR instr(' ' || p.actors || ' ', ?) > 0)")
+                found += [text, f" {text} "]
             case "run":
                 parts.append(f"{_RUN} = ?")
                 found.append(text)
-            case "status" | "mode" | "source" | "client_ref":
+            case "application" | "status" | "mode" | "source" | "client_ref":
                 parts.append(f"p.{name} = ?")
                 found.append(text)
             case _:

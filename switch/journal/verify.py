@@ -43,8 +43,8 @@ from switch.flows.states import (
     TUMBA,
     VENCIDA,
 )
-from switch.journal import snapshot
-from switch.journal.store import SEQ_MAX, State, StateError
+from switch.journal import queries, snapshot
+from switch.journal.store import SEQ_MAX, State, StateError, check_end
 
 PROBLEMS_MAX = 100
 """More are counted, not told: they would only hide the first ones."""
@@ -156,8 +156,10 @@ def verify(config: Config, directory: Path) -> Report:
 def _replay(state: State, report: Report) -> None:
     journal = str(state.directory / "journal")
     numbers = segment_numbers(journal)
+    seen_seq = queries.seen_seq(state.directory)  # before the journal, which may grow meanwhile
     if not numbers:
         report.problem(f"journal: there is none in {journal}")
+        check_end(state.directory, 0, seen_seq)
         return
     report.segments = len(numbers)
     headers = [(path, snapshot.inspect(path)) for path in snapshot.files(state.directory)[::-1]]
@@ -172,6 +174,7 @@ def _replay(state: State, report: Report) -> None:
                 _compare(state, path, header, report)
         _follow(state, reader, SEQ_MAX, report)
         _reach_end(state, reader, report)
+        check_end(state.directory, reader.position.seq, seen_seq)
         report.torn = reader.torn or ""
     finally:
         report.last_seq = reader.position.seq
@@ -296,6 +299,8 @@ class Register:
             self._wrong(red.reference, "red", red.state, "sicoop", at_sicoop)
         if sicoop is None or not sicoop.operation or "ceibo" not in self._roles:
             return
+        if sicoop.issuer:
+            return  # it went to another issuer, whose holds are not here
         found = self._records.get(ops.CEIBO_HOLDS, _issuer_hold(sicoop.network, sicoop.operation))
         ceibo = None if found is None else ops.decode_ceibo(found)
         at_ceibo = ABSENT if ceibo is None else ceibo.state

@@ -81,6 +81,27 @@ class Calls:
     def flush(self) -> None:
         self._wake.set()
 
+    def begin(self, kind: str, key: str, act: Callable[[], Awaitable[None]]) -> bool:
+        """Run an act of the caller's own as the call (kind, key), at once; see `Calls`.
+
+        False: that call runs or waits already, or there is no place for another: it is to be
+        ordered instead.
+        """
+        call = (kind, key)
+        nursery = self._nursery
+        if (
+            nursery is None
+            or self._stopping
+            or call in self._running
+            or call in self._known
+            or len(self._running) >= self._concurrent_max
+        ):
+            return False
+        self.counters.add(ORDERED)
+        self._running.add(call)
+        nursery.start_soon(self._run, call, act)
+        return True
+
     # ---- running
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
@@ -88,14 +109,17 @@ class Calls:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
-            while not self._stopping:
-                while self._waiting and len(self._running) < self._concurrent_max:
-                    call = self._waiting.popleft()
-                    self._known.discard(call)
-                    self._running.add(call)
-                    nursery.start_soon(self._run, call)
-                await self._wake.wait()
-                self._wake = trio.Event()
+            try:
+                while not self._stopping:
+                    while self._waiting and len(self._running) < self._concurrent_max:
+                        call = self._waiting.popleft()
+                        self._known.discard(call)
+                        self._running.add(call)
+                        nursery.start_soon(self._run, call)
+                    await self._wake.wait()
+                    self._wake = trio.Event()
+            finally:
+                self._nursery = None  # what runs still goes on; nothing new may come to it
 
     def spawn(self, act: Callable[[], Awaitable[None]]) -> None:
         """Run something of the product's own beside its calls; before `run` nothing happens."""
@@ -107,10 +131,12 @@ class Calls:
         self._stopping = True
         self._wake.set()
 
-    async def _run(self, call: tuple[str, str]) -> None:
+    async def _run(
+        self, call: tuple[str, str], act: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         kind, key = call
         try:
-            await self._acts[kind](key)
+            await (self._acts[kind](key) if act is None else act())
             self.counters.add(DONE)
         except Exception as error:
             # Its text may hold what the peer sent; the type and the place are ours.

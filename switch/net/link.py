@@ -46,6 +46,7 @@ from switch.net.in_flight import InFlight
 from switch.net.line import KeyStored, Line
 from switch.net.link_pool import Pool, Site
 from switch.net.link_state import Backoff, Silence, State
+from switch.net.originals import Originals
 from switch.net.pump import Pump
 from switch.node import Node, Step
 from switch.ops.logs import RateLimit, logger
@@ -204,6 +205,7 @@ class Link:
             first=chance(),
         )
         self._pending = self._flight.pending
+        self._originals = Originals()
         self._queue: deque[_Queued] = deque()
         self._queue_due_ns = _NEVER_NS  # none of it expires before
         self._dirty: dict[Line, None] = {}
@@ -314,6 +316,7 @@ class Link:
         now_ns: int,
         deadline_ns: int,
     ) -> str:
+        elements = self._originals.complete(elements)
         own = self._flight.depart(
             mti, elements, token, sent_ns=now_ns, deadline_ns=deadline_ns, connection=line.number
         )
@@ -325,6 +328,7 @@ class Link:
         except ValueError:
             self._flight.withdraw(mti, own, now_ns)
             raise
+        self._originals.note(mti, own)
         line.in_flight += 1
         self._dirty[line] = None
         self.counters.add(REQUESTS)

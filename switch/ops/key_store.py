@@ -127,6 +127,22 @@ class KeyStore:
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         return self.add(name, pem)
 
+    def forget_private(self, name: str) -> None:
+        """Delete the private part of a key, overwritten first; its public part stays.
+
+        Durable on return. Backups keep it until they are gone.
+
+        Raises:
+            LookupError: there is no private key of this name.
+        """
+        self._read(name, "key", "private key")
+        path = self._directory / f"{name}.key"
+        with open(path, "r+b", 0) as file:
+            file.write(bytes(path.stat().st_size))
+            os.fsync(file.fileno())
+        path.unlink()
+        self._sync()
+
     def info(self, name: str) -> KeyInfo:
         """Return what may be shown of a key. Raises: LookupError."""
         public = _public_of(self._read(name, "pub", "key"))
@@ -175,6 +191,9 @@ class KeyStore:
             file.flush()
             os.fsync(descriptor)
         os.replace(new, path)
+        self._sync()
+
+    def _sync(self) -> None:
         directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(directory)

@@ -7,6 +7,7 @@ are fields. Libraries that use the standard library's logging go the same way.
 Logs are not on the data path: nothing is logged per message at level info.
 """
 
+import json
 import logging
 import sys
 from collections import OrderedDict
@@ -27,6 +28,8 @@ _LEVELS: Final = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
+HARMLESS_MAX: Final = 8192
+HARMLESS_CHARS_MAX: Final = 64
 RATE_KEY_CHARS_MAX: Final = 128
 """What a `RateLimit` remembers of a key: it may hold what a peer said."""
 
@@ -53,7 +56,7 @@ def configure(level: Level = "info", form: Form = "auto", stream: TextIO | None 
         structlog.processors.format_exc_info,
         mask,
     ]
-    render: Processor = _JSON if form == "json" else console
+    render: Processor = _json if form == "json" else console
     structlog.configure(
         processors=[*chain, render],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
@@ -68,19 +71,42 @@ def logger(area: str) -> FilteringBoundLogger:
     return cast(FilteringBoundLogger, structlog.get_logger(area=area))
 
 
-def mask(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Mask, bound and escape everything in an event; the processor before the renderer."""
-    shown: EventDict = {}
-    for key, value in event.items():
+class _Mask:
+    """Masks, bounds and escapes everything in an event; the processor before the renderer.
+
+    Remembered are short values that came out as they went in, each under its key: what they hold
+    stands in the log as it is.
+    """
+
+    def __init__(self) -> None:
+        self._harmless: set[tuple[str, type, str | int]] = set()
+
+    def __call__(self, _logger: Any, _method: str, event: EventDict) -> EventDict:
+        shown: EventDict = {}
+        for key, value in event.items():
+            kind = type(value)
+            short = kind is int or (kind is str and len(value) <= HARMLESS_CHARS_MAX)
+            if key in _OURS or (short and (key, kind, value) in self._harmless):
+                shown[key] = value
+                continue
+            name, found = self._masked(key, value)
+            shown[name] = found
+            if short and name == key and type(found) is kind and found == value:
+                if len(self._harmless) >= HARMLESS_MAX:
+                    self._harmless.clear()
+                self._harmless.add((key, kind, value))
+        return shown
+
+    @staticmethod
+    def _masked(key: str, value: Any) -> tuple[str, Any]:
         if key in ("exception", "stack"):
-            shown[key] = masked_traceback(str(value))
-        elif key in _OURS:
-            shown[key] = value
-        elif key in _OWN:
-            shown[key] = masked_text(str(value))
-        else:
-            shown[masked_text(key, KEY_CHARS_MAX)] = masked(key, value)
-    return shown
+            return key, masked_traceback(str(value))
+        if key in _OWN:
+            return key, masked_text(str(value))
+        return masked_text(key, KEY_CHARS_MAX), masked(key, value)
+
+
+mask: Final = _Mask()
 
 
 def console(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
@@ -150,7 +176,12 @@ class _Window:
         self.held_back = 0
 
 
-_JSON: Final = structlog.processors.JSONRenderer(sort_keys=False, ensure_ascii=True)
+_encode: Final = json.JSONEncoder(ensure_ascii=True).encode
+
+
+def _json(_logger: Any, _method: str, event: EventDict) -> str:
+    """Render one event as a line of JSON; it is masked, so there are plain values only."""
+    return _encode(event)
 
 
 def _shown(value: Any) -> str:

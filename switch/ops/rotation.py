@@ -24,7 +24,6 @@ from switch.flows.shifts import staff_aad
 from switch.flows.transfiya_records import Directory, key_owner
 from switch.journal.store import StateError, Store
 from switch.ops.host_keys import key_sets
-from switch.ops.key_store import KeyStore
 from switch.ops.keys import ENVIRONMENT, RETAINED, MasterKey, MasterKeyError, Purpose, UnsealError
 
 CHECK = b"master_key"  # in the record store: check value of the key that the data are sealed under
@@ -75,6 +74,8 @@ def rotate(config: Config, told: Callable[[int], None] = lambda count: None) -> 
                 f"one ({old.check_value}) nor the new one ({new.check_value})"
             )
         # Last: until the key's file is in its place no node starts, and a repeat comes here again.
+        from switch.ops.key_store import KeyStore  # with all that reads keys of others
+
         KeyStore(config.data / "keys", old).reseal(new)
     finally:
         store.close()

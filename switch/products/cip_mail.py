@@ -15,15 +15,21 @@ from switch.sections.cip import Mail
 
 SEND_S: Final = 10.0
 AT_ONCE: Final = 2
-SUBJECT: Final = "Su usuario de pagos quedó bloqueado"
+SUBJECT: Final = "Your payments user was locked / Su usuario de pagos quedó bloqueado"
 TEXT: Final = """\
-Hubo demasiados intentos de ingreso con una contraseña equivocada, y su usuario {user} de {name}
-quedó bloqueado por {minutes} minutos.
+There were too many attempts to log in with a wrong password, and your user {user} of {name} is
+locked for {minutes} minutes.
 
-Si fue usted, puede desbloquearlo ahora; el enlace sirve una sola vez:
+If it was you, you can unlock it now; the link works once:
 
 {link}
 
+If it was not you, do nothing, and tell the service desk.
+
+Hubo demasiados intentos de ingreso con una contraseña equivocada, y su usuario {user} de {name}
+quedó bloqueado por {minutes} minutos.
+
+Si fue usted, puede desbloquearlo ahora con ese enlace; sirve una sola vez.
 Si no fue usted, no haga nada y avise a la mesa de ayuda.
 """
 

@@ -386,3 +386,8 @@ def _put_file(folder: Path, name: str, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     made.replace(folder / name)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)  # transmitted means that its name is durable too
+    finally:
+        os.close(handle)

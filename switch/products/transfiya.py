@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import httpx
 import trio
@@ -28,14 +28,16 @@ from protocols.transfiya import (
     self_test,
 )
 from switch.config import Config, ConfigError, Mistake
+from switch.flows.step import Step
 from switch.flows.transfiya import Answer, TransfiyaFlow, Wait
-from switch.flows.transfiya_bank import BankClients, BankCore
+from switch.flows.transfiya_bank import BankClients, BankCore, ItemWork
 from switch.flows.transfiya_core import Core, LedgerCore
-from switch.flows.transfiya_jobs import GO, ROLE, BankSide, Job
+from switch.flows.transfiya_jobs import GO, ROLE, BankSide, Job, Outcome, Passed
 from switch.flows.transfiya_records import POSTED, Directory, Items, key_owner
 from switch.net.calls import Calls
 from switch.node import Node
 from switch.ops.keys import MasterKey, UnsealError
+from switch.ops.logs import logger
 from switch.ops.metrics import Metrics
 from switch.products import Product
 from switch.remotes import Remotes
@@ -43,6 +45,8 @@ from switch.sections.transfiya import Bank
 from switch.web.mounts import Mount
 from switch.web.transfiya import Credentials, Tokens, TransfiyaSite
 from switch.web.transfiya_calls import Access, NetworkCalls
+
+log = logger("transfiya")
 
 KEYS_CACHED_MAX: Final = 50_000
 NO_TOKEN: Final = "no token"
@@ -140,12 +144,33 @@ class TransfiyaService:
 
     async def _go(self, item_id: str) -> None:
         """Work on an item until it waits for something else than us."""
-        node, flow = self._node, self._flow
-        job = await node.perform(lambda step: flow.advance(step, item_id))
+        flow = self._flow
+        job, passed = await self._node.perform(
+            lambda step: (flow.advance(step, item_id), flow.shared.drain())
+        )
         self._tell(item_id)
-        while job is not None:
-            job = await self._work(job)
-            self._tell(item_id)
+        self._log("go", passed)
+        if job is not None:
+            await self._carry(job)
+
+    async def _carry(self, job: Job) -> None:
+        """Make a call, and all that follow from it."""
+        flow = self._flow
+        due: Job | None = job
+        while due is not None:
+            made = due
+            outcome = await self._networks[made.bank].run(made)
+            attempt = flow.tries(made.item) + 1
+            due, passed = await self._node.perform(
+                partial(self._on_outcome, job=made, outcome=outcome)
+            )
+            self._tell(made.item)  # first: somebody waits for it
+            self._log(made.call, passed, _Made(made, outcome, attempt))
+
+    def _on_outcome(
+        self, step: Step, job: Job, outcome: Outcome
+    ) -> tuple[Job | None, list[Passed]]:
+        return self._flow.on_outcome(step, job, outcome), self._flow.shared.drain()
 
     async def _no_token(self, bank: str) -> None:
         await self._node.perform(lambda step: self._flow.on_token(step, bank))
@@ -155,14 +180,34 @@ class TransfiyaService:
         self.calls.ready(_Order(NO_TOKEN, bank))
         self.calls.flush()
 
-    async def _work(self, job: Job) -> Job | None:
-        outcome = await self._networks[job.bank].run(job)
-        return await self._node.perform(lambda step: self._flow.on_outcome(step, job, outcome))
-
     def _tell(self, item_id: str) -> None:
+        """All that the flow knows of it now is durable."""
         waiter = self._waiters.get(item_id)
-        if waiter is not None and self._flow.answer(item_id) is not None:
-            waiter.answered.set()
+        if waiter is not None and waiter.answer is None:
+            waiter.answer = self._flow.answer(item_id)
+            if waiter.answer is not None:
+                waiter.answered.set()
+
+    def _log(self, name: str, passed: list[Passed], made: "_Made | None" = None) -> None:
+        """One line for each piece of work that a step has changed, with what led to it."""
+        last: dict[str, Passed] = {}
+        states: dict[str, str] = {}
+        for one in passed:
+            before = states.get(one.work)
+            states[one.work] = one.state if before is None else f"{before},{one.state}"
+            last[one.work] = one
+        told: dict[str, Any] = {}
+        if made is not None:
+            own = last.pop(made.job.item, None) or self._flow.standing(made.job.item)
+            outcome = made.outcome
+            told = {
+                "outcome": outcome.status, "http": outcome.http, "code": outcome.code,
+                "attempt": made.attempt, "ms": outcome.took_ns // 1_000_000,
+            }  # fmt: skip
+            if own is not None:
+                _line(name, own, states.get(own.work, ""), told)
+        for one in last.values():
+            _line(name if made is None else "go", one, states[one.work], {})
 
     # ---- Desk
 
@@ -176,9 +221,14 @@ class TransfiyaService:
         except ShapeError:
             return self.refusal(bank, "body-invalid"), ""
         try:
-            taken = await node.perform(
-                lambda step: flow.take(step, bank, endpoint, raw, value, arrived_ns)
-            )
+            taken, passed = await node.perform(
+                lambda step: (
+                    flow.take(step, bank, endpoint, raw, value, arrived_ns), flow.shared.drain(),
+                )
+            )  # fmt: skip
+            if isinstance(taken, Wait) and taken.job is not None:
+                self._begin(taken.item, taken.job)
+            self._log(endpoint, passed)
             if isinstance(taken, Wait):
                 return await self._answer(bank, taken), taken.item if taken.first else ""
         except JournalFull:
@@ -195,12 +245,20 @@ class TransfiyaService:
             with trio.move_on_after(flow.shared.banks[bank].settings.sync_budget_s):
                 if flow.answer(wait.item) is None:
                     await waiter.answered.wait()
+            if waiter.answer is not None:
+                return waiter.answer
             # What it is may have been decided by a step that is not durable yet.
             return await node.perform(lambda step: flow.give_up(step, wait.item))
         finally:
             waiter.callers -= 1
             if not waiter.callers:
                 del self._waiters[wait.item]
+
+    def _begin(self, item_id: str, job: Job) -> None:
+        """Make the first call of an item, unless somebody works on it already."""
+        if not self.calls.begin(GO, item_id, partial(self._carry, job)):
+            self.calls.ready(_Order(GO, item_id))
+            self.calls.flush()
 
     def sent(self, name: str) -> None:
         """An answer is out: what follows from it may begin."""
@@ -216,13 +274,29 @@ class TransfiyaService:
 
 
 class _Waiter:
-    """Those who wait for the answer of one item."""
+    """Those who wait for the answer of one item; it is durable when it stands here."""
 
-    __slots__ = ("answered", "callers")
+    __slots__ = ("answer", "answered", "callers")
 
     def __init__(self) -> None:
+        self.answer: Answer | None = None
         self.answered = trio.Event()
         self.callers = 0
+
+
+class _Made(NamedTuple):
+    """A call, its end, and which attempt it was."""
+
+    job: Job
+    outcome: Outcome
+    attempt: int
+
+
+def _line(name: str, work: Passed, states: str, told: dict[str, Any]) -> None:
+    log.info(
+        "step", bank=work.bank, tx_ref=work.tx_ref, action_id=work.action_id, kind=work.kind,
+        purpose=work.purpose, step=name, state=states, reason=work.reason, **told,
+    )  # fmt: skip
 
 
 class _Order:
@@ -288,6 +362,21 @@ def access_of(config: Config, bank: Bank, bearer: Bearer | None = None) -> Acces
     )  # fmt: skip
 
 
+def router_of(config: Config, bank: Bank) -> dict[str, str]:
+    """What the network is told with signers, secrets put in.
+
+    Raises:
+        ConfigError: a secret cannot be read.
+    """
+    where = f"transfiya.bank.{bank.id}.router_auth_params"
+    return {
+        name: secret_of(config, text, f"{where}.{name}")
+        if text.startswith(("env:", "file:"))
+        else text
+        for name, text in bank.router_auth_params.items()
+    }
+
+
 def _bearer(bank: Bank, ring: KeyRing, wall_ns: Callable[[], int]) -> Bearer | None:
     """Tokens of the v2 profile: signed by the bank's own key, each for one call."""
     if bank.profile != "v2" or bank.token_url:
@@ -334,7 +423,10 @@ def _core(node: Node, remotes: Remotes | None, bank: Bank, clients: BankClients)
         hint = "`troncal host add` makes it"
         raise _mistake(node.config, where, f"there is no bank {bank.link}", hint) from None
     port.add(clients)
-    return BankCore(bank.id, port, clients, node.store.records, bank.core_budget_s)
+    return BankCore(
+        bank.id, port, clients, node.store.records, bank.core_budget_s, hold=bank.hold,
+        profile=bank.profile,
+    )  # fmt: skip
 
 
 def build(
@@ -361,11 +453,14 @@ def build(
     for bank in section.bank:
         _check_settlement_key(config, bank, ring)
     items = Items(records)
-    clients = BankClients(items)
-    sides = [BankSide(bank, _core(node, remotes, bank, clients)) for bank in section.bank]
+    clients = BankClients()
+    sides = [
+        BankSide(bank, _core(node, remotes, bank, clients), router_of(config, bank))
+        for bank in section.bank
+    ]
     flow = TransfiyaFlow(records, sides, directory, ring, draw, items)
     flow.closed = lambda: node.issuers.closed
-    clients.machine, clients.banks = flow.machine, flow.shared.banks
+    clients.works = {"v1": ItemWork(flow.machine, directory), "v2": flow.entries}
     wall_ns = node.clock.wall_ns
     calls: dict[str, NetworkCalls] = {}
     service = TransfiyaService(node, flow, config, calls)
@@ -407,6 +502,7 @@ _COUNTED: Final = {
     "resumed": ("resumed", "items taken up after a start", ("bank", "state")),
     "core_undo": ("core_undo", "first phases undone in the core", ("bank", "core")),
     "network_errors": ("network_errors", "codes the network told", ("bank", "code")),
+    "iou_check": ("iou_check", "own IOUs (v1) and records of the ledger (v2) checked", ("result",)),
     "booked": ("booked_minor", "booked, in minor units", ("bank", "purpose", "currency")),
 }
 

@@ -1,5 +1,6 @@
 """What operators add for TransfiYa: signing keys, and signers of customers with their accounts."""
 
+import re
 from typing import Any
 
 from protocols.transfiya import KeyFault, SigningKey, handle_of
@@ -10,6 +11,8 @@ from switch.node import Node
 from switch.provisioning import ProvisioningError
 from switch.sections.transfiya import Bank
 
+KEY_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+ACCOUNT = re.compile(r"[!-~](?:[ -~]{0,26}[!-~])?", re.ASCII)  # of DE102 and DE103
 STATUSES = ("active", "inactive", "closed")
 
 
@@ -33,6 +36,8 @@ def add_key(
     Raises:
         ProvisioningError: the name is taken, or the key cannot be used.
     """
+    if not KEY_NAME.fullmatch(name):
+        raise ProvisioningError("a key has no such name", "1 to 64 letters, digits, '.', '_', '-'")
     if directory.key(name) is not None:
         raise ProvisioningError(f"key {name} exists", "keys are never overwritten")
     try:
@@ -64,9 +69,20 @@ def add_signer(
         known: the network has it already.
 
     Raises:
-        ProvisioningError: no such bank or key, or the signer is there.
+        ProvisioningError: no such bank, key, currency or account, or the signer is there, or its
+            account or alias is another's; nothing is kept.
     """
     settings = bank_of(node, bank)
+    known_here = sorted({row.currency for row in settings.symbols.values()})
+    if currency not in known_here:
+        raise ProvisioningError(f"{bank} has no currency {currency}", ", ".join(known_here))
+    if not ACCOUNT.fullmatch(account):
+        raise ProvisioningError("an account has no such name", "1 to 28 printable characters")
+    for other in directory.signers(bank):
+        if other.status != "closed" and account == other.account:
+            raise ProvisioningError(f"account {account} has a signer: {other.handle}")
+        if alias and alias == other.alias:
+            raise ProvisioningError(f"alias {alias} is another's: {other.handle}")
     found = directory.key(key)
     if found is None:
         raise ProvisioningError(f"there is no key {key}", "`troncal transfiya key new` makes it")

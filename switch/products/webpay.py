@@ -1,6 +1,6 @@
 """Webpay put together: the flow with its authorisers, keys, files, service and pages."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -53,13 +53,14 @@ def build(node: Node, remotes: Remotes) -> Product:
     config = node.config
     section = config.webpay
     store = KeyStore(config.data / "keys", node.master)
-    rsa = Rsa(Keys(config, store), section.limits.rsa_threads, node.clock.wall_ns)
-    shops = Shops(config, store, wall_ns=node.clock.wall_ns)
+    wall_ns = node.clock.wall_ns
+    rsa = Rsa(Keys(config, store, wall_ns()), section.limits.rsa_threads, wall_ns)
+    shops = Shops(config, store, wall_ns=wall_ns)
     data_keys = DataKeys(config.data / DATA_KEYS, node.master.subkey("fingerprint"))
     flow = WebpayFlow(
         config=config, records=node.store.records, vault=Vault(data_keys), sign=rsa.sign_now,
         ledger=LedgerAuthoriser(node.store.ledger, node.store.records), told=_log,
-        renew=partial(_renew, config, store, rsa, shops),
+        renew=partial(_renew, config, store, rsa, shops, wall_ns),
     )  # fmt: skip
     _add_banks(config, remotes, flow)
     writer = BitacoraWriter(config.data, config.file(section.bitacora.dir), section.bitacora)
@@ -85,10 +86,12 @@ def build(node: Node, remotes: Remotes) -> Product:
     )  # fmt: skip
 
 
-def _renew(config: Config, store: KeyStore, rsa: Rsa, shops: Shops) -> None:
+def _renew(
+    config: Config, store: KeyStore, rsa: Rsa, shops: Shops, wall_ns: Callable[[], int]
+) -> None:
     """Read all keys again, after a rotation; what cannot be read leaves all as they were."""
     try:
-        keys = Keys(config, store)
+        keys = Keys(config, store, wall_ns())
         shops.renew()
     except (ConfigError, KeyStoreError) as error:
         log.error("keys_not_renewed", mistake=str(error))
@@ -99,8 +102,8 @@ def _renew(config: Config, store: KeyStore, rsa: Rsa, shops: Shops) -> None:
 def _log(payment: Payment, event: str) -> None:
     """One line per event; the record's own name, of which no address of a page can be made."""
     log.info(
-        "payment", payment=payment.id, merchant=payment.merchant, order=payment.order, what=event,
-        state=payment.state, cause=payment.cause, card=payment.pan_masked,
+        "payment", payment=payment.shown, merchant=payment.merchant, order=payment.order,
+        what=event, state=payment.state, cause=payment.cause, first6_last4=payment.pan_masked,
         elapsed_ms=payment.elapsed_ms,
     )  # fmt: skip
 

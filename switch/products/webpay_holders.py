@@ -67,7 +67,7 @@ class HolderBanks:
             except (httpx.HTTPError, msgspec.MsgspecError, _Refused, OSError) as error:
                 reason = type(error).__name__.lstrip("_")
         reason = "TooLate" if budget.cancelled_caught else reason
-        log.warning("holder_bank_failed", payment=payment.id, bank=payment.bank, error=reason)
+        log.warning("holder_bank_failed", payment=payment.shown, bank=payment.bank, error=reason)
         return FAILED
 
     async def _asked(self, url: str, question: Mapping[str, Any]) -> Outcome:

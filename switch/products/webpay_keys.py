@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPubl
 
 from core_ext import Histogram
 from protocols.webpay import seal
-from protocols.webpay.keyring import Ring
+from protocols.webpay.keyring import Ring, Version
 from switch.config import Config, ConfigError, Mistake
 from switch.flows.webpay_records import KeyNames
-from switch.ops.key_store import KeyStore, KeyStoreError
+from switch.ops.key_store import KeyStore, KeyStoreError, fingerprint
 from switch.ops.keys import UnsealError
 from switch.products.webpay_periods import Periods
 
@@ -28,12 +28,16 @@ T = TypeVar("T")
 class Keys:
     """Own keys by key id, merchants' by their codes, each with all its versions.
 
+    Args:
+        now_ns: private parts of versions that have ended by then may have been deleted.
+
     Raises:
         ConfigError: a key is not in the store, or too short; with the name of its setting.
     """
 
-    def __init__(self, config: Config, store: KeyStore) -> None:
+    def __init__(self, config: Config, store: KeyStore, now_ns: int) -> None:
         self._store = store
+        self._now_ns = now_ns
         self._periods = Periods(config.data / "keys")
         self._mistakes: list[Mistake] = []
         section = config.webpay
@@ -64,7 +68,7 @@ class Keys:
 
     def _read(self, where: str, name: str, read: Callable[[str], T]) -> Ring[T] | None:
         try:
-            return self._periods.ring(name, read)
+            return self._periods.ring(name, read, now_ns=self._now_ns)
         except (LookupError, KeyStoreError, UnsealError, OSError) as error:
             hint = "troncal webpay key list; key new NAME, key add NAME FILE.pem"
             self._mistakes.append(Mistake(0, where, f"{name}: {error}", hint))
@@ -135,21 +139,37 @@ class Rsa:
         self, key_id: str, merchant: str, message: bytes, names: KeyNames = ("", "")
     ) -> bytes:
         """A message sealed for a merchant, by the versions of its request where they hold."""
-        signature = await self.sign(key_id, message, names[0])
-        return self.envelope(merchant, message, signature, names[1])
+        own, peer = self._own(key_id, names[0]), self._peer(merchant, names[1]).key
+        return await self._run(
+            "sign", own.key_size,
+            lambda: _enveloped(message, seal.sign(message, own), peer),
+        )  # fmt: skip
 
-    def envelope(self, merchant: str, message: bytes, signature: bytes, name: str = "") -> bytes:
+    async def envelope(
+        self, merchant: str, message: bytes, signature: bytes, name: str = ""
+    ) -> bytes:
         """A message that is signed already; a public operation, a tenth of a millisecond."""
-        ring = self._keys.merchants[merchant]
-        # A key that ended meanwhile is better than none: its owner may not be able to read this,
-        # and that is for the owner to find out.
-        peer = ring.used(self._wall_ns(), name) or ring.all[0]
-        aes_key, iv = os.urandom(seal.KEY_BYTES), os.urandom(seal.IV_BYTES)
-        return seal.envelope(message, signature, peer.key, aes_key=aes_key, iv=iv)
+        peer = self._peer(merchant, name).key
+        return await self._run(
+            "envelope", peer.key_size, partial(_enveloped, message, signature, peer)
+        )
+
+    def fingerprints(self, key_id: str, merchant: str, names: KeyNames = ("", "")) -> KeyNames:
+        """SHA-256 of our key and the merchant's, as they are used for an answer; for the log."""
+        ring = self._keys.own[key_id]
+        own = ring.used(self._wall_ns(), names[0]) or ring.all[0]
+        peer = self._peer(merchant, names[1])
+        return fingerprint(own.key.public_key()), fingerprint(peer.key)
 
     def _own(self, key_id: str, name: str) -> RSAPrivateKey:
         ring = self._keys.own[key_id]
         return (ring.used(self._wall_ns(), name) or ring.all[0]).key
+
+    def _peer(self, merchant: str, name: str) -> Version[RSAPublicKey]:
+        ring = self._keys.merchants[merchant]
+        # A key that ended meanwhile is better than none: its owner may not be able to read this,
+        # and that is for the owner to find out.
+        return ring.used(self._wall_ns(), name) or ring.all[0]
 
     async def _run(self, what: str, bits: int, work: Callable[[], T]) -> T:
         began_ns = time.perf_counter_ns()
@@ -158,6 +178,11 @@ class Rsa:
         finally:
             found = self.histograms.setdefault((what, str(bits)), Histogram())
             found.record(time.perf_counter_ns() - began_ns)
+
+
+def _enveloped(message: bytes, signature: bytes, peer: RSAPublicKey) -> bytes:
+    aes_key, iv = os.urandom(seal.KEY_BYTES), os.urandom(seal.IV_BYTES)
+    return seal.envelope(message, signature, peer, aes_key=aes_key, iv=iv)
 
 
 def secrets_of(

@@ -31,6 +31,9 @@ from switch.products.webpay_keys import Rsa
 from switch.sections.webpay import Merchant
 
 SHOWN_BYTES: Final = 80
+PRINT_DIGITS: Final = 16
+"""Of a key's fingerprint: longer ones would be masked, as keys are."""
+
 FULL_PAUSE_S: Final = 0.5
 
 T = TypeVar("T")
@@ -78,7 +81,7 @@ class Notifier:
             return  # decided meanwhile
         merchant = self._section.merchant[payment.merchant]
         t0_s = t0_ns / 1e9
-        delivery, request = self._delivery(merchant, payment)
+        delivery, request = await self._delivery(merchant, payment)
         watching = False
         try:
             await delivery.run(request, until_s=t0_s + self._limit_s)
@@ -112,11 +115,13 @@ class Notifier:
     ) -> None:
         if told.answer != "ACK":
             answer = delivery.answer
+            ours, theirs = self._rsa.fingerprints(payment.key_id, payment.merchant, payment.keys)
             log.warning(
-                "notification_failed", payment=payment.id, merchant=payment.merchant,
+                "notification_failed", payment=payment.shown, merchant=payment.merchant,
                 answer=told.answer, phase=delivery.phase, address=_address(merchant),
                 error=delivery.error, status=answer.status, elapsed_ms=elapsed_ms,
                 begins=_printable(bytes(answer.raw[:SHOWN_BYTES])),
+                signed_by=ours[:PRINT_DIGITS], sealed_for=theirs[:PRINT_DIGITS],
             )  # fmt: skip
         do = partial(
             self._flow.answered, name=payment.id, answer=told.answer, elapsed_ms=elapsed_ms,
@@ -126,10 +131,10 @@ class Notifier:
 
     # ---- out
 
-    def _delivery(self, merchant: Merchant, payment: Payment) -> tuple[Delivery, bytes]:
+    async def _delivery(self, merchant: Merchant, payment: Payment) -> tuple[Delivery, bytes]:
         pairs = parse_pairs(payment.message)
         if merchant.notify_mode == "kcc60":
-            wire = self._rsa.envelope(
+            wire = await self._rsa.envelope(
                 payment.merchant, payment.message, payment.signature, payment.keys[1]
             )
             body = shopform.notification_body(wire, payment.merchant)

@@ -28,6 +28,10 @@ class Period(msgspec.Struct, frozen=True):
     from_ns: int = 0
     until_ns: int = 0
 
+    def ended(self, now_ns: int) -> bool:
+        """Whether it is accepted no longer."""
+        return 0 < self.until_ns <= now_ns
+
 
 class Periods:
     """The file of one key store, as it was when this was made.
@@ -58,9 +62,21 @@ class Periods:
                     return key, period
         return name, Period(name)
 
-    def ring(self, key: str, read: Callable[[str], K]) -> Ring[K]:
-        """All versions of a key, read from the store. Raises: as `read`."""
-        return Ring([Version(p.name, read(p.name), p.from_ns, p.until_ns) for p in self.of(key)])
+    def ring(self, key: str, read: Callable[[str], K], *, now_ns: int = 0) -> Ring[K]:
+        """All versions of a key, read from the store; those that had ended by `now_ns` may be gone.
+
+        Raises: as `read`.
+        """
+        found = []
+        for period in self.of(key):
+            try:
+                version = Version(period.name, read(period.name), period.from_ns, period.until_ns)
+            except LookupError:
+                if not period.ended(now_ns):
+                    raise
+            else:
+                found.append(version)
+        return Ring(found)
 
     def next_name(self, key: str, store: KeyStore) -> str:
         """The name for a new version.

@@ -35,6 +35,7 @@ class Shops:
     def __init__(self, config: Config, store: KeyStore, *, wall_ns: Callable[[], int]) -> None:
         self._config = config
         self._store = store
+        self._wall_ns = wall_ns
         rings = self._rings()
         self._kits = {
             code: MerchantKit(_settings(config, code, shop), *rings[code], wall_ns=wall_ns)
@@ -59,11 +60,11 @@ class Shops:
 
     def _rings(self) -> dict[str, tuple[Ring[RSAPrivateKey], Ring[RSAPublicKey]]]:
         periods = Periods(self._config.data / "keys")
-        found = {}
+        found, now_ns = {}, self._wall_ns()
         for code, shop in self._config.webpay_shop.items():
             try:
                 found[code] = (
-                    periods.ring(shop.key, self._store.private),
+                    periods.ring(shop.key, self._store.private, now_ns=now_ns),
                     periods.ring(shop.webpay_key, self._store.public),
                 )
             except (LookupError, KeyStoreError, UnsealError) as error:

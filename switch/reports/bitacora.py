@@ -3,8 +3,8 @@
 Each payment that is decided leaves one record with a number of its own, in the order of the
 journal; the files are a projection of these. A line is appended and on disk before its number is
 noted. A stop in between is found at the next start by what is in the file beyond the noted length:
-a part of what comes next is completed; anything else is not ours, is moved aside, and the file goes
-on without it.
+a part of what comes next is completed; anything else is not ours: the file is moved aside, and made
+again from the journal.
 """
 
 import os
@@ -130,7 +130,10 @@ class BitacoraWriter:
         return noted + len(text)
 
     def _set_aside(self, path: str, noted: int) -> None:
-        """Keep a file with lines that are not ours under another name; go on in a copy of ours."""
+        """Keep a file with lines that are not ours under another name, and make it again.
+
+        What the journal does not hold any more is taken over as it stood there.
+        """
         file = self._top / path
         other = next(
             name
@@ -140,25 +143,33 @@ class BitacoraWriter:
         with file.open("rb") as known:
             ours = known.read(noted)
         file.rename(other)
-        _write(file, ours)
+        held = self._held(path, noted)
+        _write(file, held if len(held) == noted else ours)
         self._told.append(("webpay_bitacora_conflict", path))
 
     def _rebuild(self, path: str, noted: int) -> int:
         """A file that is gone, or shorter than it was: made again from what the journal holds."""
         file = self._top / path
-        text = b""
-        reader = Reader(self._journal)
-        while len(text) < noted and (group := reader.next()) is not None:
-            for kind, payload in group.records():
-                if kind == RECORD_PUT and payload[0] == LINES:
-                    where, one = self._line(decode_line(parse_put(payload)[2]))
-                    text += one if where == path else b""
-        reader.close()
-        text = text[:noted]
+        text = self._held(path, noted)
         file.unlink(missing_ok=True)
         _write(file, text)
         self._told.append(("webpay_bitacora_rebuilt", path))
         return len(text)
+
+    def _held(self, path: str, noted: int) -> bytes:
+        """The first `noted` bytes of a file by the journal, as far as it still goes back."""
+        text = b""
+        reader = Reader(self._journal)
+        while len(text) < noted and (group := reader.next()) is not None:
+            for kind, payload in group.records():
+                if kind != RECORD_PUT or payload[0] != LINES:
+                    continue
+                line = decode_line(parse_put(payload)[2])
+                where, one = self._line(line)
+                # Later ones are still to be written, though the journal has them already.
+                text += one if where == path and line.number <= self.number else b""
+        reader.close()
+        return text[:noted]
 
 
 def _write(file: Path, text: bytes) -> None:

@@ -66,7 +66,7 @@ class SessionTimes(msgspec.Struct, frozen=True):
     idle_s: Annotated[int, span(5, 86_400, "a session ends after this without a request")] = 900
     absolute_s: Annotated[int, span(10, 86_400, "a session ends after this in any case")] = 3600
     context_ttl_s: Annotated[
-        int, span(10, 1800, "the one-time address of a signed session works so long")
+        int, span(900, 1800, "the one-time address of a signed session works so long")
     ] = 1800
     ts_tolerance_s: Annotated[
         int, span(1, 900, "a signed time may be so far from ours, either way")
@@ -145,6 +145,9 @@ class CipApplication(msgspec.Struct, frozen=True):
     addresses: Annotated[
         tuple[str, ...], says("networks its machines may call from, CIDR; none: any")
     ] = ()
+    machine_passwords: Annotated[
+        bool, says("its machines may call with a password; else signed only")
+    ] = True
     certificates: Annotated[
         tuple[Fingerprint, ...],
         says("SHA-256 of the client certificates its machines may call with; none: any, or none"),

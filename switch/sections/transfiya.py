@@ -33,6 +33,13 @@ Secret = Annotated[
         extra={"form": '"env:NAME" or "file:PATH"; a secret never stands here itself'},
     ),
 ]
+RouterParameter = Annotated[
+    str,
+    Meta(
+        max_length=4000,
+        extra={"form": 'text; a secret as "env:NAME" or "file:PATH"'},
+    ),
+]
 KeyName = Annotated[
     str,
     Meta(
@@ -84,6 +91,13 @@ class Bank(msgspec.Struct, frozen=True):
     inbound_username: Annotated[Secret, says("for tokens of grant password")] = ""
     inbound_password: Annotated[Secret, says("for tokens of grant password")] = ""
     inbound_token_s: Annotated[int, span(60, 86_400, "life of a token we give")] = 3600
+    public_url: Annotated[
+        Url, says("where the network reaches us, before `base`; told with signers; empty: not told")
+    ] = ""
+    router_auth_params: Annotated[
+        dict[Annotated[str, Meta(min_length=1, max_length=64)], RouterParameter],
+        says("what the network is told with signers of how to authenticate, by its names of it"),
+    ] = msgspec.field(default_factory=dict)
     expired_token_status: Annotated[
         Literal[401, 403], says("answer to missing, wrong or expired credentials")
     ] = 401
@@ -134,6 +148,9 @@ class Bank(msgspec.Struct, frozen=True):
         Literal["ledger", "iso8583"], says("where the accounts are: here, or behind a link")
     ] = "ledger"
     link: Annotated[str, Meta(max_length=32, description="the core's host, with iso8583")] = ""
+    hold: Annotated[
+        bool, says("iso8583: a debit is a 0100 and its 0220; false: one 0200, which books at once")
+    ] = True
     core_budget_s: Annotated[float, span(0.5, 60, "until the core's answer, iso8583")] = 8.0
     error_codes: Annotated[
         dict[str, Annotated[int, Meta(ge=300, le=399)]],
@@ -190,7 +207,7 @@ def _bank_findings(where: tuple[str, ...], bank: Bank) -> Iterator[Finding]:
         yield (*where, "id"), f"{bank.id} is a name of our own", "another one"
     if not _BASE.fullmatch(bank.mount):
         yield (*where, "base"), "is no path", "such as /transfiya/rojo"
-    for key in ("network_url", "token_url"):
+    for key in ("network_url", "token_url", "public_url"):
         url = getattr(bank, key)
         if url and not _safe_url(url):
             yield (*where, key), "is no safe address", "https, or http to this machine only"
@@ -198,8 +215,8 @@ def _bank_findings(where: tuple[str, ...], bank: Bank) -> Iterator[Finding]:
         yield (*where, "bank_signer"), "is no handle", "`troncal transfiya key new` prints it"
     if bank.core == "iso8583" and not bank.link:
         yield (*where, "link"), "is missing", "the host behind which the accounts are"
-    if bank.core == "iso8583" and bank.profile == "v2":
-        yield (*where, "core"), "v2 needs two phases", "core = ledger"
+    if bank.core == "iso8583" and bank.profile == "v2" and not bank.hold:
+        yield (*where, "hold"), "is false", "v2 prepares and commits: it needs both phases"
     needed = {
         "api_key": ("inbound_api_key",),
         "oauth2": ("inbound_client_id", "inbound_client_secret"),

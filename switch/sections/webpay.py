@@ -1,5 +1,6 @@
 """The sections of Webpay: the acquirer (`[webpay]`), and shops of ours (`[webpay_shop.<code>]`)."""
 
+import datetime
 import ipaddress
 import re
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from switch.calendar import load_zone
 from switch.sections.forms import File, Finding, says, span
 
 MERCHANTS_MAX = 10_000
@@ -248,6 +250,9 @@ class Webpay(msgspec.Struct, frozen=True):
     limits: Annotated[Limits, says("times and bounds")] = Limits()
     bitacora: Annotated[Files, says("the Bitácora's files")] = Files()
     allow: Annotated[Allow, says("what is weak")] = Allow()
+    wipe_memory: Annotated[
+        bool, says("freed memory is overwritten at once, for some processor time; by `serve`")
+    ] = False
     holder_auth: Annotated[
         Literal["none", "debit", "all"],
         says("whose holders authenticate at their bank; without, no debit is taken"),
@@ -291,6 +296,7 @@ class WebpayShop(msgspec.Struct, frozen=True, kw_only=True):
 
 _HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?", re.ASCII)
 _SECRET = re.compile(r"(env:[A-Za-z_][A-Za-z0-9_]{0,63})|(file:.{1,4000})", re.ASCII)
+_READ_ONLY = (-4, -5)
 _LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
 
 
@@ -300,6 +306,12 @@ def findings(section: Webpay, shops: Mapping[str, WebpayShop]) -> Iterator[Findi
     if len(set(banks)) < len(banks):
         yield ("webpay", "debit_banks"), "names a bank twice", ""
     yield from _authentication(section)
+    yield from _dates(section)
+    for code, respuesta in section.respuesta_map.items():
+        if respuesta == 0 and code != "00":
+            yield ("webpay", "respuesta_map"), f"{code} is no approval", "only 00 may be 0"
+        elif respuesta in _READ_ONLY:
+            yield ("webpay", "respuesta_map"), f"{respuesta} is never told to shops", ""
     if len(section.merchant) > MERCHANTS_MAX:
         yield ("webpay", "merchant"), f"more than {MERCHANTS_MAX}", ""
     for code, merchant in section.merchant.items():
@@ -317,6 +329,19 @@ def findings(section: Webpay, shops: Mapping[str, WebpayShop]) -> Iterator[Findi
                 yield ("webpay_shop", code, key), "is not an address", hint
         if shop.closing != "store" and not _is_url(shop.closing):
             yield ("webpay_shop", code, "closing"), "is not an address", '"store", or a URL'
+
+
+def _dates(section: Webpay) -> Iterator[Finding]:
+    try:
+        load_zone(section.timezone)
+    except ValueError as error:
+        hint = 'a name of the tz database, as "America/Santiago"'
+        yield ("webpay", "timezone"), str(error), hint
+    for number, text in enumerate(section.holidays):
+        try:
+            datetime.date.fromisoformat(text)
+        except ValueError:
+            yield ("webpay", "holidays", f"[{number}]"), f"there is no {text}", ""
 
 
 def _authentication(section: Webpay) -> Iterator[Finding]:
@@ -349,10 +374,10 @@ def _addresses(where: tuple[str, ...], m: Merchant, private: bool) -> Iterator[F
     hint = "webpay.allow.private = true where it is meant"
     if address is not None and not address.is_global and not private:
         yield (*where, "notify_ip"), "is in a private network", hint
+    for key in ("notify_url", "notify_ip", "notify_port"):
+        if not getattr(m, key):
+            yield (*where, key), "is missing", "its kit's; every request has to name it"
     if m.notify_mode == "kcc60":
-        for key in ("notify_url", "notify_ip", "notify_port"):
-            if not getattr(m, key):
-                yield (*where, key), "is missing", "its kit listens there"
         return
     closing = m.direct.closing_url
     if not _is_url(closing):

@@ -16,6 +16,7 @@ CARD: Final = {
 }  # fmt: skip
 CALL_S: Final = 30.0
 TRIES: Final = 20
+LANGUAGE: Final = {"accept-language": "es"}
 AGAIN_S: Final = 0.5
 MODEL_S: Final = 60.0
 _CODE: Final = re.compile(r"[0-9A-Z]{4}-[0-9A-Z]{4}-[0-9A-Z]{4}")
@@ -45,7 +46,7 @@ class Customer:
         self._user = user
         self._password = password
         self.client = httpx.AsyncClient(
-            base_url=cip_url, timeout=CALL_S, trust_env=False, verify=_tls()
+            base_url=cip_url, timeout=CALL_S, trust_env=False, verify=_tls(), headers=LANGUAGE
         )
         self.page: httpx.Response
         self.machine_s = 0.0
@@ -143,7 +144,7 @@ class DeskUser:
     def __init__(self, cip_url: str, application: str, user: str, password: str) -> None:
         self._credentials = {"application_id": application, "user_id": user, "password": password}
         self._client = httpx.AsyncClient(
-            base_url=cip_url, timeout=CALL_S, trust_env=False, verify=_tls()
+            base_url=cip_url, timeout=CALL_S, trust_env=False, verify=_tls(), headers=LANGUAGE
         )
         self.view: dict[str, int] = {}
         self.listed: dict[str, int] = {}

@@ -8,7 +8,7 @@ import base64
 import json
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +35,7 @@ TEMPLATES: Final = Path(__file__).parent.parent / "web" / "templates" / "cip"
 GATEWAY: Final = "/cip/v1/gateway/payments"
 SESSIONS: Final = "/cip/v1/partial/sessions"
 CALL_S: Final = 15.0
+BEHIND_S: Final = 3600
 ORDERS_MAX: Final = 100_000
 
 
@@ -46,6 +47,7 @@ class Faults(Struct, kw_only=True):
         parallel: it calls twice at once.
         alter: it changes the amount after signing.
         replay: it sends the same signed context twice.
+        old: its clock is an hour behind.
         return_url: it asks for another address to return to.
     """
 
@@ -53,6 +55,7 @@ class Faults(Struct, kw_only=True):
     parallel: bool = False
     alter: bool = False
     replay: bool = False
+    old: bool = False
     return_url: str = ""
 
 
@@ -108,9 +111,9 @@ class SofSite:
         app = Starlette(
             routes=[
                 Route("/", self._front, methods=["GET"]),
-                Route("/gateway", self._gateway, methods=["POST"]),
-                Route("/partial", self._partial, methods=["POST"]),
-                Route("/back", self._back, methods=["GET"]),
+                Route("/gateway", self._told(self._gateway), methods=["POST"]),
+                Route("/partial", self._told(self._partial), methods=["POST"]),
+                Route("/back", self._told(self._back), methods=["GET"]),
                 Route("/hook", self._hook, methods=["POST"]),
             ]
         )
@@ -163,7 +166,8 @@ class SofSite:
             "application_id": account.application, "client_ref": order.reference,
             "amount": amount, "currency": "PYG",
             "return_url": self.faults.return_url or f"{self.url}/back",
-            "ts": int(time.time()), "nonce": secrets.token_hex(16), "key_id": account.key_id,
+            "ts": int(time.time()) - (BEHIND_S if self.faults.old else 0),
+            "nonce": secrets.token_hex(16), "key_id": account.key_id,
         }  # fmt: skip
         values["sig"] = sign(bytes.fromhex(account.key), KIND_SESSION, values)
         if self.faults.alter:
@@ -212,6 +216,18 @@ class SofSite:
             title=title, lines=lines, cip=self.cip_url, application=self.account.application
         )
         return HTMLResponse(text, status)
+
+    def _told(self, page: Callable[[Request], Awaitable[Response]]) -> Any:
+        """A page that needs CIP says so where it does not answer: the outcome is unknown."""
+
+        async def answered(request: Request) -> Response:
+            try:
+                return await page(request)
+            except httpx.HTTPError as error:
+                lines = [("error", type(error).__name__)]
+                return self._shown("CIP no responde: no vuelva a pagar todavía", lines, 502)
+
+        return answered
 
     async def _front(self, request: Request) -> Response:
         return self._shown("Oficina de impuestos", [])

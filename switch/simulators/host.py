@@ -187,7 +187,7 @@ class IsoHost:
             body=request.body, code=code, authorization=authorization,
         )  # fmt: skip
         name = magic.HOLDER if request.kind == "deposit" and code == "00" else ""
-        if self.role == "bank" and code == "00":
+        if self.role == "bank" and code == "00" and message.mti != "0100":
             self.book.capture(request.key, request.amount)  # a purchase is posted at once
         given = authorization if code == "00" else ""
         return self._answer(message, IssuerAnswer(code, "", given, name=name))

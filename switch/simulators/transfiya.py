@@ -972,7 +972,11 @@ class Network:
     def _continue(self, bank: Any, parts: list[str], _query: Any, value: Any, _due: Any) -> Any:
         transfer = self._named(parts[1])
         if "hash" in value.get("labels", {}):  # of the older kind: the whole signed action
-            transfer.heard.set()
+            own = self.actions.get(value.get("action_id", ""))
+            if own is None or own["labels"]["status"] != "COMPLETED":
+                raise self._breach(118, "continue: no signed action")
+            if bank.id == transfer.awaited:
+                transfer.heard.set()
             return self.record(transfer)
         self._check_times("continue", value)
         error = self._bank_error(value["error"]) if "error" in value else None

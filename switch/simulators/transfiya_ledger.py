@@ -33,6 +33,7 @@ class Ledger:
     Attributes:
         drop: calls of ours and proofs of banks that get lost, by name, counted down.
         repeat: every call of ours goes out that many times more.
+        tries_max: calls without a 202 until one is given up.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Ledger:
         self.intents: dict[str, dict[str, Any]] = {}
         self.drop: Counter[str] = Counter()
         self.repeat = 0
+        self.tries_max = REPEATS_MAX
         self.breaches: list[str] = []
         self.changed = trio.Event()
         self.states: dict[str, str] = {}
@@ -102,7 +104,7 @@ class Ledger:
         """Call a bank until it has answered 202, and then as often as repeats are wanted."""
         wait_s = FIRST_REPEAT_S
         accepted = 0
-        for _ in range(REPEATS_MAX + self.repeat):
+        for _ in range(self.tries_max + self.repeat):
             if await self.call(bank, path, record) == 202:
                 accepted += 1
                 if accepted > self.repeat:

@@ -16,19 +16,20 @@ from switch.journal import cip_queries as queries
 from switch.web.cip_common import Pages, Service, redirect
 from switch.web.cip_desk import Desk, page_number
 from switch.web.cip_pages import PageError
+from switch.web.cip_texts import N_
 
 ADMINS: Final = ("admin",)
 AUDITORS: Final = ("auditor",)
 KINDS: Final = ("key_add", "key_rotate", "key_end", "return_urls")
 CHANGE_TEXT: Final = {
-    "key_add": "Una clave más", "key_rotate": "Clave nueva, fin de las otras",
-    "key_end": "Fin de una clave", "return_urls": "Direcciones de retorno",
+    "key_add": N_("One more key"), "key_rotate": N_("New key, end of the others"),
+    "key_end": N_("End of a key"), "return_urls": N_("Return addresses"),
 }  # fmt: skip
 _REFUSED: Final = {
-    "wrong_state": "Ese pedido ya se decidió, venció o ya no se puede cumplir.",
-    "not_allowed": "Hace falta otra persona, y que sea de administración.",
-    "invalid_fields": "Revise los datos: direcciones https completas, sin consulta, una por línea.",
-    "full": "Ya esperan demasiados pedidos, o hay demasiadas claves.",
+    "wrong_state": N_("That request was decided, has lapsed, or cannot be done any more."),
+    "not_allowed": N_("It takes another person, and an administrator."),
+    "invalid_fields": N_("Check the data: whole https addresses, without query, one a line."),
+    "full": N_("Too many requests wait, or there are too many keys."),
 }
 
 

@@ -23,7 +23,7 @@ from switch.web.requests import address_of, certificate_of
 
 BODY_BYTES_MAX: Final = 64 << 10
 CLIENT_REF: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-NONCE: Final = re.compile(r"[A-Za-z0-9._~+/=-]{16,64}")
+NONCE: Final = re.compile(r"[!-~]{16,64}")
 FIELDS_CHARS_MAX: Final = 4096
 FORM: Final = "application/x-www-form-urlencoded"
 
@@ -156,6 +156,8 @@ class _Api:
         if found is None:
             raise ApiError("not_found", 404)
         adjustment, repeated = found
+        if adjustment.status == "REFUSED":
+            raise ApiError("wrong_state", 409)
         answer = api_answer(
             service, service.shown_adjustment(adjustment), _adjusted_status(adjustment)
         )
@@ -180,6 +182,8 @@ class _Api:
         else:
             status = 201 if payment.confirmed_ns else 402
             value["request_id"] = request_id
+            if status == 201:  # as first given, whatever was given back since: GET tells that
+                value |= {"status": "CONFIRMED", "refunded": 0}
             if status == 402:
                 value.setdefault("reason", "technical")
         return api_answer(self._service, value, status, headers)
@@ -283,6 +287,8 @@ class _Api:
                 application_id, user_id, password, address_of(request)
             )
             application = self._flow.book.application(application_id)
+            if not application.machine_passwords:
+                raise ApiError("authentication_failed", 401)
         self._check_origin(request, application)
         return application, user
 
@@ -460,6 +466,4 @@ def _client_ref(body: Body) -> str:
 
 
 def _adjusted_status(adjustment: Any) -> int:
-    if adjustment.status == "REFUSED":
-        return 409
     return 201 if adjustment.status == "DONE" else 202

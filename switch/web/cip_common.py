@@ -4,6 +4,7 @@ import hmac
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from protocols.cip.records import decimal
 from protocols.cip.transaction import FieldFault
 from protocols.currencies import CURRENCIES
+from switch.web.cip_texts import CATALOGUES, ENGLISH, N_, language_of, told
 
 Service = Any
 """`switch.products.cip_service.CipService`: given from outside, since pages know no flow."""
@@ -25,54 +27,65 @@ CSRF_FIELD: Final = "csrf"
 PAGE_FIELD: Final = "page"
 
 STATUS_TEXT: Final = {
-    "CREATED": "Iniciado",
-    "SUBMITTED": "En proceso",
-    "CONFIRMED": "Confirmado",
-    "DECLINED": "Rechazado",
-    "PENDING": "Pendiente",
-    "VOIDED": "Anulado",
-    "REFUNDED": "Devuelto",
-    "CANCELLED": "Cancelado",
-    "FAILED": "Sin efecto",
+    "CREATED": N_("Started"),
+    "SUBMITTED": N_("In progress"),
+    "CONFIRMED": N_("Confirmed"),
+    "DECLINED": N_("Declined"),
+    "PENDING": N_("Pending"),
+    "VOIDED": N_("Voided"),
+    "REFUNDED": N_("Refunded"),
+    "CANCELLED": N_("Cancelled"),
+    "FAILED": N_("Without effect"),
 }
 REASON_TEXT: Final = {
-    "funds": "Fondos insuficientes.",
-    "instrument": "El medio de pago no es válido.",
-    "limit": "Se superó el límite del medio de pago.",
-    "authentication": "No se pudo verificar el medio de pago.",
-    "not_allowed": "El medio de pago no permite esta operación.",
-    "technical": "No se pudo procesar el pago.",
-    "expired": "La sesión venció antes de pagar.",
+    "funds": N_("Insufficient funds."),
+    "instrument": N_("What you pay with is not valid."),
+    "limit": N_("The limit of what you pay with was exceeded."),
+    "authentication": N_("What you pay with could not be verified."),
+    "not_allowed": N_("What you pay with does not allow this."),
+    "technical": N_("The payment could not be processed."),
+    "expired": N_("The session ended before the payment."),
+    "invalid": N_("What the site asked for is not accepted any more."),
 }
-KIND_TEXT: Final = {"payment": "Pagos", "void": "Anulaciones", "refund": "Devoluciones"}
+KIND_TEXT: Final = {"payment": N_("Payments"), "void": N_("Voids"), "refund": N_("Refunds")}
 FAULT_TEXT: Final = {
-    "required": "Complete este dato.",
-    "invalid": "Revise este dato: no tiene la forma esperada.",
-    "too_long": "El texto es demasiado largo.",
-    "out_of_range": "El monto está fuera de lo permitido.",
-    "expired": "La tarjeta está vencida.",
-    "sum_differs": "Los ítems no suman el total.",
-    "not_allowed": "Este valor no se acepta aquí.",
+    "required": N_("Fill this in."),
+    "invalid": N_("Check this: it has not the expected form."),
+    "too_long": N_("The text is too long."),
+    "out_of_range": N_("The amount is out of what is allowed."),
+    "expired": N_("The card has expired."),
+    "sum_differs": N_("The items do not make up the total."),
+    "not_allowed": N_("This is not accepted here."),
+    "taken": N_("This reference was used before."),
 }
 ERROR_TEXT: Final = {
-    400: ("Solicitud no válida", "No pudimos entender la solicitud."),
-    403: ("Solicitud rechazada", "Por seguridad, esta solicitud no se aceptó."),
-    404: ("Página no encontrada", "La dirección no existe, ya se usó o venció."),
-    409: ("Esta página ya no está vigente", "Abrió otra página más nueva de este pago."),
-    410: ("La sesión terminó", "La sesión venció o ya se cerró. No se realizó ningún pago nuevo."),
-    413: ("Solicitud demasiado larga", "Envió más datos de los que se aceptan."),
-    429: ("Demasiados intentos", "Espere un minuto y vuelva a intentar."),
-    503: ("Servicio ocupado", "Vuelva a intentar en unos segundos. No se realizó ningún pago."),
+    400: (N_("Not a valid request"), N_("We could not understand the request.")),
+    403: (N_("Request refused"), N_("For your safety this request was not accepted.")),
+    404: (N_("Page not found"), N_("The address does not exist, was used before, or is too old.")),
+    409: (N_("This page is out of date"), N_("You opened a newer page of this payment.")),
+    410: (
+        N_("The session has ended"),
+        N_("The session ran out or was closed. No new payment was made."),
+    ),
+    413: (N_("Request too long"), N_("You sent more data than is accepted.")),
+    429: (N_("Too many attempts"), N_("Wait a minute and try again.")),
+    503: (N_("The service is busy"), N_("Try again in some seconds. No payment was made.")),
 }
 
 
-def money(amount: int, currency: str) -> str:
-    """An amount for people: `150.000 PYG`, `1.500,00 USD`."""
+def money(amount: int, currency: str, language: str = ENGLISH) -> str:
+    """An amount for people: `1,500.00 USD`, in Spanish `1.500,00 USD`."""
     row = CURRENCIES.get(currency)
     text = decimal(amount, row.exponent if row else 0)
     whole, _, cents = text.partition(".")
-    grouped = f"{int(whole):,}".replace(",", ".")
-    return f"{grouped}{',' + cents if cents else ''} {currency}"
+    group, point = separators(language)
+    grouped = f"{int(whole):,}".replace(",", group)
+    return f"{grouped}{point + cents if cents else ''} {currency}"
+
+
+def separators(language: str) -> tuple[str, str]:
+    """What groups thousands, and what separates decimals."""
+    return (",", ".") if language == ENGLISH else (".", ",")
 
 
 def utc(ns: int) -> str:
@@ -82,32 +95,46 @@ def utc(ns: int) -> str:
     return f"{datetime.fromtimestamp(ns // 1_000_000_000, UTC):%Y-%m-%d %H:%M:%S}"
 
 
+def environment(language: str) -> Environment:
+    """Templates in one language."""
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.i18n"],
+    )  # fmt: skip
+    say = partial(told, language=language)
+    made.install_gettext_callables(  # type: ignore[attr-defined]
+        say, lambda one, many, count: say(one if count == 1 else many), newstyle=True
+    )
+    made.filters["utc"] = utc
+    made.globals.update(
+        language=language,
+        money=partial(money, language=language),
+        status_text=STATUS_TEXT,
+        reason_text=REASON_TEXT,
+        fault_text=FAULT_TEXT,
+        kind_text=KIND_TEXT,
+    )
+    return made
+
+
 class Pages:
     """Templates, and what every page carries."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
         self._key = os.urandom(32)
-        self._environment = Environment(
-            loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
-            trim_blocks=True, lstrip_blocks=True,
-        )  # fmt: skip
-        self._environment.filters["utc"] = utc
-        self._environment.globals.update(
-            money=money,
-            status_text=STATUS_TEXT,
-            reason_text=REASON_TEXT,
-            fault_text=FAULT_TEXT,
-            kind_text=KIND_TEXT,
-        )
+        self._environments = {language: environment(language) for language in CATALOGUES}
 
     def page(
         self, request: Request, template: str, values: Mapping[str, Any], *, status: int = 200,
         returns: tuple[str, ...] = (), headers: Mapping[str, str] | None = None,
     ) -> Response:  # fmt: skip
         """A page with its headers; `returns` are addresses its forms may lead to."""
-        text = self._environment.get_template(template).render(**values)
+        language = language_of(request)
+        text = self._environments[language].get_template(template).render(**values)
         answer = HTMLResponse(text, status, headers=dict(headers or {}))
+        answer.headers["content-language"] = language
+        answer.headers["vary"] = "accept-language"
         secure_headers(answer, request, returns)
         return answer
 
@@ -121,9 +148,8 @@ class Pages:
         given = token.encode("utf-8", "replace")
         if not secret or not hmac.compare_digest(self.token(secret).encode(), given):
             return False
-        site = request.headers.get("sec-fetch-site", "")
-        if site:
-            return site == "same-origin"
+        if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
+            return False
         origin = request.headers.get("origin", "")
         # A page without referrer says "null", and an old browser nothing: the token decides then.
         return origin in ("", "null") or urlsplit(origin).netloc == request.headers.get("host")
@@ -182,9 +208,11 @@ def error_page(
     pages: Pages, request: Request, status: int, *, link: str = "", label: str = "",
     text: str = "",
 ) -> Response:  # fmt: skip
-    """A neutral page; `link` only ever leads to us, or to an address that was checked."""
-    title, usual = ERROR_TEXT.get(status, ("Error", "No pudimos completar la solicitud."))
-    values = {"title": title, "text": text or usual, "link": link, "label": label}
+    """A neutral page; `link` only ever leads to us, or to an address that was checked. Texts are
+    those of `N_`, and translated here."""
+    usual = (N_("Error"), N_("We could not complete the request."))
+    title, usual_text = ERROR_TEXT.get(status, usual)
+    values = {"title": title, "text": text or usual_text, "link": link, "label": label}
     return pages.page(request, "error.html", values, status=status)
 
 

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from protocols.cip import shown_code
 from protocols.cip.records import COLUMNS, csv_lines
 from switch.journal import cip_queries as queries
-from switch.journal.projections.cip import payment_row
+from switch.journal.projections.cip import PROJECTION, payment_row
 from switch.web.cip_common import (
     CSRF_FIELD,
     STATUS_TEXT,
@@ -35,6 +35,7 @@ from switch.web.cip_common import (
     set_cookie,
 )
 from switch.web.cip_pages import PageError, form_fields
+from switch.web.cip_texts import N_, language_of, told
 from switch.web.requests import BadForm, address_of
 
 KINDS: Final = ("clerk", "approver", "auditor", "admin")
@@ -44,7 +45,9 @@ QUERIES_MAX: Final = 4
 YEARS_SHOWN: Final = 5
 PAGES_MAX: Final = 1000
 FRESH_PER_PAUSE: Final = 64
+STATE_ROWS_MAX: Final = 20_000  # shown without a read model
 PIECE_BYTES: Final = 32_768
+_DESK: Final = N_("Go to the desk")
 
 
 def routes(service: Service, pages: Pages) -> list[Route]:
@@ -92,19 +95,21 @@ class Desk:
                 return answer
             except PageError as error:
                 return error_page(
-                    self._pages, request, error.status, link="/cip/desk/", label="Ir a la mesa",
+                    self._pages, request, error.status, link="/cip/desk/", label=_DESK,
                     text=error.text,
                 )  # fmt: skip
             except BadForm as error:
                 return error_page(self._pages, request, error.status)
             except queries.FilterError as error:
                 return error_page(
-                    self._pages, request, 400, link="/cip/desk/", label="Ir a la mesa",
-                    text=f"Revise el filtro «{error}».",
+                    self._pages, request, 400, link="/cip/desk/", label=_DESK,
+                    text=told(N_("Check the filter: %(name)s."), language_of(request)).replace(
+                        "%(name)s", str(error)
+                    ),
                 )  # fmt: skip
             except self._service.refusal as error:
                 return error_page(
-                    self._pages, request, error.status, link="/cip/desk/", label="Ir a la mesa",
+                    self._pages, request, error.status, link="/cip/desk/", label=_DESK,
                     text=texts.get(error.code, ""),
                 )  # fmt: skip
             except self._service.full:
@@ -133,9 +138,9 @@ class Desk:
                 typed.get("password", ""), address_of(request), KINDS,
             )  # fmt: skip
         except self._service.refusal as error:
-            text = "Los datos no son correctos."
+            text = N_("The data are not correct.")
             if error.status in (429, 503):
-                text = "Espere un momento e intente otra vez."
+                text = N_("Wait a moment and try again.")
             return self._login_page(request, text, error.status)
         application = self._flow.book.application(user.application)
 
@@ -211,13 +216,13 @@ class Desk:
             return self._login_page(request)
         filters = _filters(request)
         page = page_number(request)
-        fresh = await self._fresh(session)
+        fresh, instead = await self._fresh(session)
         await self.seen(session, "cip_view", urlencode(filters))
         application = self._flow.book.application(session.application)
         zone = self._service.zone(application)
         rows, totals = await self.ask_model(
             queries.payments, application.id, zone, filters, offset=page * queries.PAGE_ROWS,
-            fresh=fresh,
+            fresh=fresh, instead=instead,
         )  # fmt: skip
         values = {
             "csrf": self._pages.token(secret), "user": session.user, "role": session.user_kind,
@@ -232,13 +237,14 @@ class Desk:
     async def csv(self, request: Request) -> Response:
         session, _ = await self.session(request)
         filters = _filters(request)
-        fresh = await self._fresh(session)
+        fresh, instead = await self._fresh(session)
         await self.seen(session, "cip_csv", urlencode(filters))
         application = self._flow.book.application(session.application)
         zone = self._service.zone(application)
         rows, totals = await self.ask_model(
-            queries.payments, application.id, zone, filters, limit=queries.ROWS_MAX, fresh=fresh
-        )
+            queries.payments, application.id, zone, filters, limit=queries.ROWS_MAX,
+            fresh=fresh, instead=instead,
+        )  # fmt: skip
         fields = tuple(rule.name for rule in application.fields if rule.is_custom)
         lines = csv_lines(
             (*COLUMNS, *fields),
@@ -255,7 +261,7 @@ class Desk:
         payment = self._payment(request, session)
         await self.seen(session, "cip_view", payment.id)
         application = self._flow.book.application(session.application)
-        currency = payment.currency
+        currency, language = payment.currency, language_of(request)
         number = next((e.number for e in payment.events if e.what == "payment"), 0)
         run = self._flow.reports.run_of(application.id, number) if number else None
         values = {
@@ -265,16 +271,15 @@ class Desk:
             "adjustments": self._flow.adjustments.of(payment), "code": _code,
             "run": run.id if run is not None else "", "zone": application.timezone,
             "local": partial(queries.local_text, zone=self._service.zone(application)),
-            "amount": money(payment.amount, currency), "fee": money(payment.fee, currency),
-            "refunded": money(payment.refunded, currency),
+            "amount": money(payment.amount, currency, language),
+            "fee": money(payment.fee, currency, language),
+            "refunded": money(payment.refunded, currency, language),
         }  # fmt: skip
         return self._pages.page(request, "desk_payment.html", values)
 
     async def requests(self, request: Request) -> Response:
         session, secret = await self.session(request)
-        found = await self.ask_model(
-            lambda path: queries.adjustments(path, session.application, "REQUESTED")
-        )
+        found = await self.ask_model(queries.adjustments, session.application, "REQUESTED")
         await self.seen(session, "cip_view", "requests")
         values = {
             "csrf": self._pages.token(secret), "rows": found, "user": session.user,
@@ -289,7 +294,9 @@ class Desk:
         runs = list(reversed(self._flow.reports.runs(application.id)))[: queries.PAGE_ROWS]
         year = queries.local_year(self._service.now_ns(), self._service.zone(application))
         values = {
-            "runs": runs, "application": application, "years": range(year, year - YEARS_SHOWN, -1),
+            "runs": runs, "application": application, "zone": application.timezone,
+            "local": partial(queries.local_text, zone=self._service.zone(application)),
+            "years": range(year, year - YEARS_SHOWN, -1),
         }  # fmt: skip
         return self._pages.page(request, "desk_reports.html", values)
 
@@ -336,10 +343,15 @@ class Desk:
         values = {"totals": totals, "steps": steps, "application": application}
         return self._pages.page(request, "desk_times.html", values)
 
-    async def _fresh(self, session: Any) -> list[tuple[Any, ...]]:
+    async def _fresh(
+        self, session: Any
+    ) -> tuple[list[tuple[Any, ...]], dict[str, list[tuple[Any, ...]]] | None]:
         """Rows of what the read model may not have yet, which need not be durable before the next
-        step of whoever asks is."""
-        model_seq = await self.ask_model(queries.position)
+        step of whoever asks is; where there is no model, rows of all there is in its place."""
+        try:
+            model_seq = await self._asked(queries.position)
+        except sqlite3.OperationalError as error:
+            return [], await self._instead(error)
         last_seq = self._service.node.store.journal.next_seq - 1
         rows = []
         for place, name in enumerate(self._flow.fresh.beyond(model_seq, last_seq)):
@@ -348,7 +360,24 @@ class Desk:
                 rows.append(payment_row(payment))
             if place % FRESH_PER_PAUSE == FRESH_PER_PAUSE - 1:
                 await trio.lowlevel.checkpoint()
-        return rows
+        return rows, None
+
+    async def _instead(self, error: sqlite3.OperationalError) -> dict[str, list[tuple[Any, ...]]]:
+        """The state itself, where there is no read model yet and it is not too large for that.
+
+        Raises:
+            PageError: 503.
+        """
+        stored = self._flow.stored(STATE_ROWS_MAX) if queries.is_missing(error) else None
+        if stored is None:
+            raise PageError(503, text=N_("The list is still being prepared.")) from None
+        tables: dict[str, list[tuple[Any, ...]]] = {}
+        for place, (space, value) in enumerate(stored):
+            for table, _, row in PROJECTION.rows(space, b"", value):
+                tables.setdefault(table, []).append(row)
+            if place % FRESH_PER_PAUSE == FRESH_PER_PAUSE - 1:
+                await trio.lowlevel.checkpoint()
+        return tables
 
     def _payment(self, request: Request, session: Any) -> Any:
         payment = self._flow.payment(request.path_params["payment_id"])
@@ -357,13 +386,18 @@ class Desk:
         return payment
 
     async def ask_model(self, ask: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
-        path = self._service.node.store.directory / "read.sqlite"
+        """Ask the read model, or the state where there is none yet. Raises: PageError, 503."""
         try:
-            return await trio.to_thread.run_sync(
-                partial(ask, path, *arguments, **more), limiter=self._limiter
-            )
-        except sqlite3.OperationalError:
-            raise PageError(503, text="El modelo de consulta todavía no está listo.") from None
+            return await self._asked(ask, *arguments, **more)
+        except sqlite3.OperationalError as error:
+            more["instead"] = await self._instead(error)
+            return await self._asked(ask, *arguments, **more)
+
+    async def _asked(self, ask: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+        path = self._service.node.store.directory / "read.sqlite"
+        return await trio.to_thread.run_sync(
+            partial(ask, path, *arguments, **more), limiter=self._limiter
+        )
 
     # ---- acting
 
@@ -414,9 +448,9 @@ class Desk:
 
 
 _REFUSED: Final = {
-    "wrong_state": "El pago no está en un estado que lo permita.",
-    "not_allowed": "Quien lo pidió no puede aprobarlo: hace falta otra persona.",
-    "invalid_fields": "El monto supera lo que queda por devolver.",
+    "wrong_state": N_("The payment is not in a state that allows it."),
+    "not_allowed": N_("Who asked for it may not approve it: it takes another person."),
+    "invalid_fields": N_("The amount is more than what is left to refund."),
 }
 
 

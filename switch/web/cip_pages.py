@@ -1,14 +1,15 @@
 """The customers' pages of partial and full mode.
 
-Server-rendered, in Spanish, and complete without scripts. Each form carries a token of its session
-and the version of its page: an older one, of another tab or behind the back button, is answered
-with a link to the present one. What was typed but not paid is kept in memory only, without the
+Server-rendered, in the browser's language, and complete without scripts. Each form carries a token
+of its session and the version of its page: an older one, of another tab or behind the back button,
+is answered with a link to the present one. The first form that can be paid makes the payment, with
+its instrument masked; what was typed for the source is kept in memory only, without the
 verification value and the one-time code, until the customer pays.
 """
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -17,9 +18,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocols.cip import shown_code
-from protocols.cip.transaction import SECRET_FIELDS, FieldFault, masked_instrument
+from protocols.cip.transaction import (
+    REFERENCE,
+    REQUIRED,
+    SECRET_FIELDS,
+    TAKEN,
+    FieldFault,
+    fits,
+    masked_instrument,
+)
 from protocols.currencies import CURRENCIES
-from switch.web.cip_api import is_listed
+from switch.web.cip_api import CLIENT_REF, is_listed
 from switch.web.cip_common import (
     CSRF_FIELD,
     PAGE_FIELD,
@@ -31,8 +40,10 @@ from switch.web.cip_common import (
     money,
     redirect,
     secret_of,
+    separators,
     set_cookie,
 )
+from switch.web.cip_texts import N_, language_of, told
 from switch.web.requests import BadForm, address_of
 
 DRAFTS_MAX: Final = 20_000
@@ -46,7 +57,8 @@ INSTRUMENT_FIELDS: Final = {
     "ledger": ("account",),
 }
 INSTRUMENT_TEXT: Final = {
-    "card": "Tarjeta", "account": "Cuenta bancaria", "dimo": "Dimo", "ledger": "Cuenta local",
+    "card": N_("Card"), "account": N_("Bank account"), "dimo": N_("Dimo"),
+    "ledger": N_("Local account"),
 }  # fmt: skip
 
 
@@ -124,8 +136,8 @@ class _Site:
     # ---- arriving
 
     async def arrive(self, request: Request) -> Response:
-        """Partial, P0: only the application's id travels; whatever else comes is not looked at,
-        but an address to return to that is not listed is refused."""
+        """Partial, P0: only the application's id travels; whatever else comes is not looked at, but
+        who asks for a return to an address that is not listed is refused."""
         application = self._application(request.path_params["application_id"])
         if "partial" not in application.modes or "p0" not in application.variants:
             raise PageError(404)
@@ -133,16 +145,10 @@ class _Site:
         if wanted is not None and not is_listed(wanted, application.return_urls):
             self._flow.counts.refuse("return_url")
             raise PageError(403)
-        session, secret = await self._service.perform(
+        _, secret = await self._service.perform(
             lambda step: self._flow.sessions.open_plain(step, application)
         )
-        if wanted is not None:
-            await self._service.perform(lambda step: self._return_to(step, session, wanted))
         return self._entered(request, secret)
-
-    def _return_to(self, step: Any, session: Any, url: str) -> None:
-        session.context.return_url = url
-        self._flow.sessions.put(step, session)
 
     async def arrive_signed(self, request: Request) -> Response:
         """Partial, P1: the address works once."""
@@ -245,7 +251,7 @@ class _Site:
             "application_id": application.id, "application": application,
             "user_id": (typed or {}).get("user_id", "")[:64], "action": "/cip/s/login",
             "page_version": session.page, "reference": context.client_ref,
-            "amount": money(context.amount, context.currency) if context.amount else "",
+            "amount": self._money(request, context.amount, context.currency),
         }  # fmt: skip
         return self._pages.page(
             request, "login.html", values, status=status, returns=application.return_urls
@@ -253,7 +259,7 @@ class _Site:
 
     async def login(self, request: Request) -> Response:
         session, secret = await self._session(request, "login")
-        typed = await self._typed(request, secret)
+        typed = await self._typed(request, secret, session)
         asked_ns = self._service.now_ns()
         try:
             user = await self._service.auth.person(
@@ -300,13 +306,14 @@ class _Site:
             "csrf": self._pages.token(secret), "page_version": session.page,
             "application": application, "signed": signed,
             "extra": {n: v for n, v in signed.items() if n not in known},
-            "amount": money(context.amount, context.currency) if context.amount else "",
+            "amount": self._money(request, context.amount, context.currency),
             "amount_typed": typed.get("amount", ""), "reference": context.client_ref,
             "currency": application.amount.currency, "typed": typed,
             "exponent": _exponent(application.amount.currency),
             "instruments": self._service.instruments(application),
             "instrument_text": INSTRUMENT_TEXT,
             "faults": {fault.name: fault.reason for fault in faults},
+            "reference_rule": _reference_rule(session, application),
         }  # fmt: skip
         return self._pages.page(
             request, "payment.html", values, status=status, returns=application.return_urls
@@ -318,14 +325,50 @@ class _Site:
         if self._is_paid(session):
             return redirect(request, "/cip/s/result")
         application = self._application(session.application)
-        data = _transaction(typed, session, application)
+        data = _transaction(typed, session, application, language_of(request))
         transaction, faults = self._service.check(application, data)
+        if _is_hopeless(session, faults):
+            await self._service.perform(lambda step: self._flow.fail_form(step, session))
+            url = self._return_url(session, application)
+            label = N_("Back to the site") if url else ""
+            text = N_("What the site asked for is not accepted any more.")
+            raise PageError(410, url, label, text)
+        reference = typed.get(REFERENCE, "").strip()
+        rule = _reference_rule(session, application)
+        fault = None if rule is None else self._reference_fault(session, rule, reference)
+        faults = [*faults, *filter(None, (fault,))]
         kept = {n: v for n, v in typed.items() if n.rpartition(".")[2] not in SECRET_FIELDS}
-        self._keep(session.id, Draft(kept, transaction))
-        if transaction is None:
+        self._keep(session.id, Draft(kept, None if faults else transaction))
+        if faults:
             session = await self._turn(session)
             return self._form(request, session, secret, kept, faults, 422)
+
+        def keep(step: Any) -> None:
+            present = self._flow.sessions.get(session.id)
+            if present is None or not present.is_open:
+                raise self._service.refusal("not_found", 410)
+            named = reference if rule is not None else ""
+            self._flow.keep_form(step, present, application, transaction, named)
+
+        await self._service.perform(keep)
         return redirect(request, "/cip/s/review")
+
+    def _reference_fault(self, session: Any, rule: Any, reference: str) -> FieldFault | None:
+        """What is wrong with a reference that a customer typed."""
+        if not reference:
+            return FieldFault(REFERENCE, REQUIRED) if rule.required else None
+        if not CLIENT_REF.fullmatch(reference) or not fits(rule, reference):
+            return FieldFault(REFERENCE, "invalid")
+        if len(reference) > rule.max:
+            return FieldFault(REFERENCE, "too_long")
+        known = self._flow.by_reference(session.application, reference)
+        if known is not None and known.id != session.payment:
+            return FieldFault(REFERENCE, TAKEN)
+        return None
+
+    def _money(self, request: Request, amount: int, currency: str) -> str:
+        """An amount in the browser's language; "" for none."""
+        return money(amount, currency, language_of(request)) if amount else ""
 
     async def review(self, request: Request) -> Response:
         session, secret = await self._session(request, "open")
@@ -338,12 +381,15 @@ class _Site:
         application = self._application(session.application)
         transaction = draft.transaction
         fee = application.fee.fee(transaction.amount)
-        currency = transaction.currency
+        currency, language = transaction.currency, language_of(request)
+        payment = self._service.payment(session.payment)
+        shown = session.context.client_ref or _reference_rule(session, application) is not None
         values = {
             "csrf": self._pages.token(secret), "page_version": session.page,
-            "application": application, "reference": session.context.client_ref,
-            "amount": money(transaction.amount, currency), "fee": money(fee, currency),
-            "total": money(transaction.amount + fee, currency),
+            "application": application, "reference": payment.client_ref if shown else "",
+            "amount": money(transaction.amount, currency, language),
+            "fee": money(fee, currency, language),
+            "total": money(transaction.amount + fee, currency, language),
             "instrument": masked_instrument(transaction.instrument),
             "instrument_type": INSTRUMENT_TEXT[transaction.instrument.type],
             "payer": transaction.payer, "custom": _labelled(application, transaction.custom),
@@ -393,15 +439,17 @@ class _Site:
         payment = await self._service.perform(lambda step: self._flow.payment(session.payment))
         application = self._application(session.application)
         waiting = payment.status in ("SUBMITTED", "PENDING")
-        currency = payment.currency
+        currency, language = payment.currency, language_of(request)
         values = {
             "csrf": self._pages.token(secret), "page_version": session.page,
             "application": application, "payment": payment, "waiting": waiting,
             "code": shown_code(payment.code("CIP")) if payment.confirmed_ns else "",
-            "source_code": payment.code("SOURCE"), "amount": money(payment.amount, currency),
-            "fee": money(payment.fee, currency), "total": money(payment.total, currency),
+            "source_code": payment.code("SOURCE"),
+            "amount": money(payment.amount, currency, language),
+            "fee": money(payment.fee, currency, language),
+            "total": money(payment.total, currency, language),
             "returns": session.kind == "partial" and bool(self._return_url(session, application)),
-            "mail": _mail(payment) if payment.confirmed_ns else "",
+            "mail": _mail(payment, language) if payment.confirmed_ns else "",
         }  # fmt: skip
         headers = {"refresh": f"{REFRESH_S}; url=/cip/s/result"} if waiting else {}
         answer = self._pages.page(
@@ -414,9 +462,10 @@ class _Site:
 
     async def cancel(self, request: Request) -> Response:
         session, secret = await self._session(request, "login", "open")
-        await self._typed(request, secret)
         if self._is_paid(session):
+            await self._typed(request, secret)
             return redirect(request, "/cip/s/result")
+        await self._typed(request, secret, session)
         self._drafts.pop(session.id, None)
 
         def cancel(step: Any) -> None:
@@ -425,11 +474,11 @@ class _Site:
                 self._flow.cancel(step, present)
 
         await self._service.perform(cancel)
-        return self._left(request, session, "El pago se canceló. No se realizó ningún cobro.")
+        return self._left(request, session, N_("The payment was cancelled. Nothing was charged."))
 
     async def leave(self, request: Request) -> Response:
         session, secret = await self._session(request, "login", "open")
-        await self._typed(request, secret)
+        await self._typed(request, secret, session)
         self._drafts.pop(session.id, None)
 
         def close(step: Any) -> None:
@@ -442,7 +491,7 @@ class _Site:
                 self._flow.cancel(step, present)
 
         await self._service.perform(close)
-        return self._left(request, session, "Puede cerrar esta ventana.")
+        return self._left(request, session, N_("You can close this window."))
 
     def _left(self, request: Request, session: Any, text: str) -> Response:
         application = self._application(session.application)
@@ -454,7 +503,7 @@ class _Site:
         else:
             answer = self._pages.page(
                 request, "error.html",
-                {"title": "Terminó", "text": text, "link": "", "label": ""},
+                {"title": N_("Finished"), "text": text, "link": "", "label": ""},
             )  # fmt: skip
         drop_cookie(answer, request, cookie_name(request))
         return answer
@@ -480,7 +529,7 @@ class _Site:
         secret = secret_of(request, cookie_name(request))
         session = self._flow.sessions.by_cookie(secret) if secret else None
         if session is None:
-            raise PageError(410, "/cip/", "Ir al inicio")
+            raise PageError(410, "/cip/", N_("Go to the start"))
         if self._flow.sessions.is_over(session, self._service.now_ns()):
             await self._service.perform(
                 lambda step: self._flow.sessions.on_deadline(step, session.id)
@@ -488,15 +537,15 @@ class _Site:
             raise self._over(session)
         if session.kind == "desk" or session.state not in states:
             where = "/cip/s/payment" if session.state == "open" else "/cip/s/login"
-            raise PageError(409, where, "Ir a la página actual")
+            raise PageError(409, where, N_("Go to the present page"))
         return session, secret
 
     def _over(self, session: Any) -> PageError:
         application = self._application(session.application)
         url = self._return_url(session, application) if session.kind == "partial" else ""
         if url:
-            return PageError(410, url, "Volver al sitio")
-        return PageError(410, "/cip/", "Ir al inicio")
+            return PageError(410, url, N_("Back to the site"))
+        return PageError(410, "/cip/", N_("Go to the start"))
 
     async def _turn(self, session: Any) -> Any:
         """A form is shown: the ones shown before are outdated."""
@@ -523,7 +572,7 @@ class _Site:
             raise PageError(403)
         version = typed.pop(PAGE_FIELD, "")
         if session is not None and version != str(session.page):
-            raise PageError(409, "/cip/s/payment", "Ir a la página actual")
+            raise PageError(409, "/cip/s/payment", N_("Go to the present page"))
         return typed
 
     def _is_paid(self, session: Any) -> bool:
@@ -557,11 +606,30 @@ def form_fields(body: bytes, content_type: str) -> dict[str, str]:
     return dict(pairs)
 
 
-def _transaction(typed: Mapping[str, str], session: Any, application: Any) -> dict[str, Any]:
+def _reference_rule(session: Any, application: Any) -> Any:
+    """The schema's field for the reference, where the site has given none; else None."""
+    if session.context.client_ref:
+        return None
+    return next((rule for rule in application.fields if rule.name == REFERENCE), None)
+
+
+def _is_hopeless(session: Any, faults: Sequence[FieldFault]) -> bool:
+    """True where something that the site signed cannot be taken: nobody here may change it."""
+    if not session.signed:
+        return False
+    context = session.context
+    signed = {"currency", *(("amount",) if context.amount else ())}
+    signed |= {name if name.startswith("payer.") else f"custom.{name}" for name in context.fields}
+    return any(fault.name in signed for fault in faults)
+
+
+def _transaction(
+    typed: Mapping[str, str], session: Any, application: Any, language: str
+) -> dict[str, Any]:
     """What was typed, as the transaction of the API; what was signed goes before it."""
     context = session.context
     rule = application.amount
-    amount: Any = context.amount or _amount(typed.get("amount", ""), rule.currency)
+    amount: Any = context.amount or _amount(typed.get("amount", ""), rule.currency, language)
     signed = dict(context.fields) if session.signed else {}
     kind = typed.get("instrument.type", "")
     instrument = {
@@ -582,10 +650,11 @@ def _transaction(typed: Mapping[str, str], session: Any, application: Any) -> di
     }  # fmt: skip
 
 
-def _amount(text: str, currency: str) -> int | str | None:
-    """What a person typed, in minor units: points group, a comma separates decimals."""
-    text = text.strip().replace(" ", "").replace(".", "")
-    whole, comma, cents = text.partition(",")
+def _amount(text: str, currency: str, language: str) -> int | str | None:
+    """What a person typed, in minor units, with the separators of his language."""
+    group, point = separators(language)
+    text = text.strip().replace(" ", "").replace(group, "")
+    whole, comma, cents = text.partition(point)
     places = _exponent(currency)
     if not text:
         return None
@@ -606,20 +675,21 @@ def _labelled(application: Any, custom: Mapping[str, str]) -> list[tuple[str, st
     return [(labels.get(name, name), value) for name, value in custom.items()]
 
 
-def _mail(payment: Any) -> str:
+def _mail(payment: Any, language: str) -> str:
     """An address that opens a message with the confirmations, to whomever the customer chooses."""
+    subject = told(N_("Payment receipt"), language)
     text = (
-        f"Comprobante de pago {shown_code(payment.code('CIP'))}\n"
-        f"Autorización {payment.code('SOURCE')}\n"
-        f"Referencia {payment.client_ref}\n"
-        f"Total {money(payment.total, payment.currency)}\n"
+        f"{subject} {shown_code(payment.code('CIP'))}\n"
+        f"{told(N_('Authorisation of the source'), language)} {payment.code('SOURCE')}\n"
+        f"{told(N_('Reference'), language)} {payment.client_ref}\n"
+        f"{told(N_('Total'), language)} {money(payment.total, payment.currency, language)}\n"
     )
-    query = urlencode({"subject": "Comprobante de pago", "body": text}).replace("+", "%20")
+    query = urlencode({"subject": subject, "body": text}).replace("+", "%20")
     return f"mailto:?{query}"
 
 
 def _login_text(status: int) -> str:
     return {
-        429: "Demasiados intentos. Espere un minuto.",
-        503: "El servicio está ocupado. Intente otra vez en unos segundos.",
-    }.get(status, "Los datos no son correctos. Revise e intente otra vez.")
+        429: N_("Too many attempts. Wait a minute."),
+        503: N_("The service is busy. Try again in some seconds."),
+    }.get(status, N_("The data are not correct. Check them and try again."))

@@ -8,14 +8,17 @@ does not read under a shield that no cancellation opens. So every connection her
 
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
+import h11
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
@@ -162,7 +165,7 @@ class _Hosted:
         self._counts.connections = len(self._open)
         try:
             # Hypercorn's annotation knows TLS streams only; it tells them apart by their methods.
-            await TCPServer(
+            await _Server(
                 self._app,
                 self._config,
                 self.context,
@@ -210,6 +213,30 @@ async def _refuse(stream: trio.SocketStream, tls: ssl.SSLContext | None) -> None
         await trio.aclose_forcefully(stream)
 
 
+class _Server(TCPServer):
+    """One connection; bytes behind its last request are ignored.
+
+    Old kits write CR LF behind a body, beyond their Content-Length. h11 takes that for a mistake,
+    and Hypercorn would answer it with 400 in place of the application.
+    """
+
+    async def _read_data(self) -> None:
+        inner = self.protocol.protocol
+        if isinstance(inner, H11Protocol):
+            most = self.config.h11_max_incomplete_size
+            inner.connection = _Connection(h11.SERVER, max_incomplete_event_size=most)
+        await super()._read_data()
+
+
+class _Connection(h11.Connection):
+    """HTTP/1 as it is read, but for what nobody asked after `Connection: close` or in HTTP/1.0."""
+
+    def next_event(self) -> Any:
+        if self.their_state is h11.MUST_CLOSE and self.trailing_data[0]:
+            return h11.NEED_DATA
+        return super().next_event()
+
+
 class _BoundedStream(trio.abc.HalfCloseableStream):
     """A TCP stream whose writes end: a peer that reads nothing for `write_s` is gone."""
 
@@ -217,6 +244,7 @@ class _BoundedStream(trio.abc.HalfCloseableStream):
         self._stream = stream
         self._write_s = write_s
         self._writing: trio.CancelScope | None = None
+        self._gathered: bytearray | None = None
         self.broken = False
 
     def cut(self) -> None:
@@ -230,7 +258,36 @@ class _BoundedStream(trio.abc.HalfCloseableStream):
         """The socket, of which Hypercorn wants the addresses."""
         return self._stream.socket
 
+    @asynccontextmanager
+    async def gathering(self) -> AsyncIterator[None]:
+        """Make one write of those in here, as far as they are small: head and body of an answer.
+
+        What the peer does with it shows as it does in a write: `broken`, and to who reads.
+        """
+        if self._gathered is not None:  # a stream of HTTP/2 beside one that gathers already
+            yield
+            return
+        self._gathered = bytearray()
+        try:
+            yield
+        finally:
+            await self._let_go()  # nothing, where the connection was closed in between
+
+    async def _let_go(self) -> None:
+        data, self._gathered = self._gathered, None
+        if data:
+            with suppress(trio.BrokenResourceError):
+                await self._write(data)
+
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self._gathered is not None:
+            if len(self._gathered) + len(data) <= _WRITE_BYTES_MAX:
+                self._gathered += data
+                return
+            data, self._gathered = self._gathered + data, bytearray()
+        await self._write(data)
+
+    async def _write(self, data: bytes | bytearray | memoryview) -> None:
         rest = memoryview(data)
         try:
             while rest:
@@ -253,10 +310,14 @@ class _BoundedStream(trio.abc.HalfCloseableStream):
         return await self._stream.receive_some(max_bytes)
 
     async def send_eof(self) -> None:
+        await self._let_go()
         await self._stream.send_eof()
 
     async def aclose(self) -> None:
-        await self._stream.aclose()
+        try:
+            await self._let_go()
+        finally:
+            await self._stream.aclose()
 
 
 class _Over(Exception):
@@ -313,6 +374,7 @@ class _Exchange:
         self._receive = receive
         self._send = send
         self._room_bytes = limits.body_bytes_max
+        self._head: Event | None = None
         self.started = False
         self.deadline = trio.CancelScope(deadline=trio.current_time() + limits.request_s)
 
@@ -336,7 +398,19 @@ class _Exchange:
         if event["type"] == "http.response.start":
             self.started = True
             self.deadline.deadline = float("inf")  # from here on each write has its own limit
-        await self._send(event)
+            if any(name == b"content-length" for name, _ in event.get("headers", ())):
+                self._head = event  # its body follows at once: one write for both
+                return
+        # With its last piece an answer is over, and who makes it may be cancelled for that while it
+        # is still written and the connection made ready for the next. Writes have their own end.
+        with trio.CancelScope(shield=not event.get("more_body", False)):
+            head, self._head = self._head, None
+            if head is None:
+                await self._send(event)
+                return
+            async with self._stream.gathering():
+                await self._send(head)
+                await self._send(event)
 
 
 def _declared_bytes(scope: Scope) -> int:

@@ -9,8 +9,10 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
+import msgspec
 import trio
 
 from core_ext import Counters, Histogram
@@ -25,7 +27,7 @@ from switch.flows.transfiya_jobs import (
     has_labels,
 )
 from switch.ops.logs import logger
-from switch.web.wire import PooledTransport
+from switch.web.wire import Answer, Headers, Origin, OverHttpx, Pool, Wire
 
 log = logger("transfiya")
 
@@ -34,7 +36,8 @@ KEPT_S: Final = 10.0  # before a server closes what it thinks idle
 RENEW_BEFORE_S: Final = 60.0
 TOKEN_PAUSE_S: Final = 1.0  # between two tries to get a token, however many calls wait for it
 RETRY_AFTER_S_MAX: Final = 3600.0
-_PLAIN: Final = {"accept": "application/json", "accept-encoding": "identity"}
+_PLAIN: Final = (("accept", "application/json"), ("accept-encoding", "identity"))
+_JSON: Final = ("content-type", "application/json")
 _UNAVAILABLE: Final = frozenset((401, 403, 408, 425, 429))
 
 COUNTERS = ("fetched", "failed")
@@ -61,9 +64,7 @@ class Access:
 class Token:
     """The bearer token, in memory only: fetched by one task at a time, renewed before its end."""
 
-    def __init__(
-        self, access: Access, wire: httpx.AsyncBaseTransport, failed: Callable[[], None]
-    ) -> None:
+    def __init__(self, access: Access, wire: Wire, failed: Callable[[], None]) -> None:
         self._access = access
         self._wire = wire
         self._tell = failed
@@ -97,9 +98,8 @@ class Token:
         value, life_s = None, 0.0
         try:
             with trio.move_on_after(self._access.call_timeout_s):
-                response = await self._ask()
-                raw = await response.aread()
-                found = decode(raw) if response.status_code == 200 else None
+                answer = await self._ask()
+                found = decode(answer.body) if answer.status == 200 else None
                 if isinstance(found, dict):
                     value, life_s = found.get("access_token"), found.get("expires_in", 3600)
         except (httpx.HTTPError, BodyError):
@@ -122,20 +122,23 @@ class Token:
         self._until_s = trio.current_time() + life_s - margin_s
         return value
 
-    async def _ask(self) -> httpx.Response:
+    async def _ask(self) -> Answer:
         access = self._access
+        headers: list[tuple[str, str]] = list(_PLAIN)
+        body = b""
         if access.token_style == "tinapi":
             pair = base64.b64encode(f"{access.client_id}{access.client_secret}".encode()).decode()
-            headers = {"authorization": f"Basic {pair}", **_PLAIN}
-            request = httpx.Request("POST", access.token_url, headers=headers)
+            headers.append(("authorization", f"Basic {pair}"))
         else:
             form = {
                 "grant_type": "client_credentials",
                 "client_id": access.client_id,
                 "client_secret": access.client_secret,
             }
-            request = httpx.Request("POST", access.token_url, headers=_PLAIN, data=form)
-        return await self._wire.handle_async_request(request)
+            headers.append(("content-type", "application/x-www-form-urlencoded"))
+            body = urlencode(form).encode()
+        origin, target = _split(access.token_url)
+        return await self._wire.exchange(origin, "POST", target, headers, body)
 
 
 class NetworkCalls:
@@ -157,15 +160,16 @@ class NetworkCalls:
     ) -> None:
         self._access = access
         self._wall_ns = wall_ns
-        self._wire = transport or PooledTransport(
+        self._wire: Wire = Pool(
             connections_max=access.connections_max, idle_s=KEPT_S, body_bytes_max=ANSWER_BYTES_MAX
-        )  # fmt: skip
+        ) if transport is None else OverHttpx(transport)  # fmt: skip
         self._base = access.network_url.rstrip("/")
-        self._headers = {"content-type": "application/json", **_PLAIN}
+        self._origin, self._path = _split(self._base)
+        self._headers: tuple[tuple[str, str], ...] = (_JSON, *_PLAIN)
         if access.ledger:
-            self._headers["x-ledger"] = access.ledger
+            self._headers += (("x-ledger", access.ledger),)
         if access.api_key:
-            self._headers["x-api-key"] = access.api_key
+            self._headers += (("x-api-key", access.api_key),)
         self.token = Token(access, self._wire, no_token)
         self.seconds: dict[str, Histogram] = {}
 
@@ -178,15 +182,12 @@ class NetworkCalls:
         outcome = await self._once(job)
         if outcome.http in (401, 403) and self._access.token_url:
             outcome = await self._once(job)
-        elapsed_ns = int((trio.current_time() - began_s) * 1e9)
-        self.seconds.setdefault(job.call, Histogram()).record(elapsed_ns)
-        kind, tx_ref = _named(job.item)
-        log.info(
-            "call", bank=job.bank, tx_ref=tx_ref, kind=kind, step=job.call,
-            outcome=outcome.status, http=outcome.http, code=outcome.code,
-            ms=elapsed_ns // 1_000_000,
-        )  # fmt: skip
-        return outcome
+        took_ns = int((trio.current_time() - began_s) * 1e9)
+        seconds = self.seconds.get(job.call)
+        if seconds is None:
+            seconds = self.seconds[job.call] = Histogram()
+        seconds.record(took_ns)
+        return msgspec.structs.replace(outcome, took_ns=took_ns)
 
     async def _once(self, job: Job) -> Outcome:
         token = await self.token.get()
@@ -195,43 +196,46 @@ class NetworkCalls:
             return Outcome(UNAVAILABLE, self._wall_ns())
         try:
             with trio.move_on_after(self._access.call_timeout_s) as budget:
-                response, raw = await self._exchange(job, token)
+                answer = await self._exchange(job, token)
         except Exception as error:  # an item must not be forgotten for what a wire does
             if not isinstance(error, httpx.HTTPError):
                 log.error("call_broke", bank=job.bank, call=job.call, error=type(error).__name__)
             return Outcome(UNAVAILABLE, self._wall_ns())
         if budget.cancelled_caught:
             return Outcome(UNAVAILABLE, self._wall_ns())
-        outcome = self._outcome(response, raw)
-        if outcome.http in (401, 403):
+        if answer.status in (401, 403):
             self.token.refused(generation)
-        warning = response.headers.get("x-minka-warning")
+        warning = answer.headers.get(b"x-minka-warning")
         if warning:
-            log.warning("network_warning", bank=job.bank, call=job.call, text=warning[:200])
-        return outcome
+            text = warning[:200].decode("latin-1")
+            log.warning("network_warning", bank=job.bank, call=job.call, text=text)
+        return self._outcome(answer)
 
-    async def _exchange(self, job: Job, token: str) -> tuple[httpx.Response, bytes]:
-        address = self._base + job.path
-        headers = {"x-nonce": f"{self._wall_ns() // 1_000_000}-{_uuid4()}", **self._headers}
+    async def _exchange(self, job: Job, token: str) -> Answer:
+        target = self._path + job.path
+        if job.query:
+            target = f"{target}?{urlencode(job.query, quote_via=quote)}"
+        headers: Headers = (
+            ("x-nonce", f"{self._wall_ns() // 1_000_000}-{_uuid4()}"), *self._headers,
+        )  # fmt: skip
         if token:
-            headers["authorization"] = f"Bearer {token}"
+            headers = (*headers, ("authorization", f"Bearer {token}"))
         elif self._access.bearer is not None:
-            headers["authorization"] = f"Bearer {self._access.bearer(job, address)}"
-        request = httpx.Request(
-            job.method, address, headers=headers, content=job.body, params=dict(job.query) or None
-        )
-        response = await self._wire.handle_async_request(request)
-        return response, await response.aread()
+            bearer = self._access.bearer(job, self._base + job.path)
+            headers = (*headers, ("authorization", f"Bearer {bearer}"))
+        return await self._wire.exchange(
+            self._origin, job.method, target, headers, job.body or b""
+        )  # fmt: skip
 
-    def _outcome(self, response: httpx.Response, raw: bytes) -> Outcome:
-        http, at_ns = response.status_code, self._wall_ns()
+    def _outcome(self, answer: Answer) -> Outcome:
+        http, at_ns, raw = answer.status, self._wall_ns(), answer.body
         value: Any = None
         try:
             value = decode(raw) if raw else None
         except BodyError:
             value = None
         ok, code = classify(http, value)
-        wished_s = _seconds(response.headers.get("retry-after", ""))
+        wished_s = _seconds(answer.headers.get(b"retry-after", b""))
         silent = 300 <= http < 400 or http in _UNAVAILABLE or http >= 500
         nonsense = http < 300 and not isinstance(value, dict | list)
         broken = code == SERVER_ERROR and not (http < 300 and has_labels(value))
@@ -242,13 +246,9 @@ class NetworkCalls:
         return Outcome(status, at_ns, http, code, value, raw, wished_s)
 
 
-def _named(item: str) -> tuple[str, str]:
-    """Kind and reference of the work that a call is for, as they stand in its name."""
-    first, _, rest = item.partition("|")
-    if first == "v2":
-        return "ENTRY", rest.partition("|")[2]
-    kind, _, rest = rest.partition("/")
-    return kind, rest.partition("/")[0]
+def _split(address: str) -> tuple[Origin, str]:
+    """Server and path of an address."""
+    return Origin.of(address), urlsplit(address).path
 
 
 def _uuid4() -> str:
@@ -258,6 +258,6 @@ def _uuid4() -> str:
     return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
 
 
-def _seconds(text: str) -> float:
+def _seconds(text: bytes) -> float:
     """Retry-After in seconds; 0 for none, for a date, for nonsense."""
-    return min(float(text), RETRY_AFTER_S_MAX) if text.isascii() and text.isdigit() else 0.0
+    return min(float(text), RETRY_AFTER_S_MAX) if text.isdigit() else 0.0

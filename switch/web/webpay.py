@@ -193,6 +193,7 @@ def templates() -> Environment:
         loader=FileSystemLoader(HERE / "templates" / "webpay"),
         autoescape=True,
         undefined=StrictUndefined,
+        auto_reload=False,  # or each page asks the disk about each of its templates
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -166,13 +166,26 @@ class Orders:
             return Verdict(False, "fuera de plazo")
         return verdict
 
-    def dispute(self, merchant: str, reversed_orders: Iterable[str]) -> list[str]:
-        """Mark paid orders that Webpay has reversed as DISPUTED; returns their numbers."""
+    def dispute(self, merchant: str, undone: Iterable[tuple[str, str, str]]) -> list[str]:
+        """Mark orders that were paid by a sale which Webpay has reversed as DISPUTED.
+
+        Args:
+            undone: number, transaction and MAC of reversed sales. One that was rejected here, as
+                a second of a paid order is, changes nothing.
+
+        Returns:
+            The numbers of the orders.
+        """
         found = []
         with self._transaction() as base:
-            for number in reversed_orders:
+            for number, tx_id, mac in undone:
                 order = _order(base, merchant, number)
-                if order is not None and order.state == "PAID":
+                paid = base.execute(
+                    "SELECT 1 FROM results WHERE merchant = ? AND number = ? AND tx_id = ?"
+                    " AND mac = ? AND accepted AND respuesta = '0'",
+                    (merchant, number, tx_id, mac.lower()),
+                ).fetchone()
+                if paid is not None and order is not None and order.state == "PAID":
                     _set(base, merchant, number, state="DISPUTED")
                     found.append(number)
         return found

@@ -504,12 +504,16 @@ def reconcile(orders: Orders, merchant: str, records: Iterable[bitacora.Record])
     Args:
         records: of `bitacora.parse`, with a good MAC where a key was given.
     """
-    last: dict[str, str] = {}
+    undone: list[tuple[str, str, str]] = []
+    stands: set[str] = set()
     for record in records:
-        number, code = record.value("order"), record.value("merchant")
-        if number and code in (None, merchant) and record.outcome is not None:
-            last[number] = record.outcome_name
-    return orders.dispute(merchant, (number for number, how in last.items() if how == "REVERSED"))
+        number, code = record.value("order") or "", record.value("merchant")
+        if code in (None, merchant) and record.outcome_name == "REVERSED":
+            mac_text = dict(record.pairs).get("TBK_MAC", "")
+            undone.append((number, record.value("tx_id") or "", mac_text))
+        elif code in (None, merchant) and record.outcome_name == "CONFIRMED":
+            stands.add(number)
+    return orders.dispute(merchant, (sale for sale in undone if sale[0] not in stands))
 
 
 __all__ = [

@@ -9,10 +9,8 @@ from typing import Any
 import trio
 
 from switch.cli.cip_world import World, prepare, running
-from switch.journal.projector import Projector
-from switch.ops.keys import MasterKey
 
-START_S = 90.0
+START_S = 120.0
 
 
 @contextmanager
@@ -53,11 +51,3 @@ def threaded(
         thread.join(START_S)
     if failed:
         raise failed[0]
-
-
-def project(world: World) -> None:
-    """Bring the read model up to now: on a busy machine the node's own follower makes way."""
-    config = world.config
-    projector = Projector(config, config.data, MasterKey.load(config.path.parent / "master.key"))
-    projector.catch_up()
-    projector.close()

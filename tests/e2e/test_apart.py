@@ -129,7 +129,7 @@ def test_demo_apart(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "switch", "--json", "demo", "--apart", "--seconds", "2"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     done = subprocess.run(
-        [*command, "--terminals", "4"], capture_output=True, text=True, timeout=120,
+        [*command, "--terminals", "4"], capture_output=True, text=True, timeout=240,
         env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ from bench.load.cash_out import run
 
 def test_cash_out(tmp_path: Path) -> None:
     said: list[str] = []
-    figures = run(4, 0.5, depth=2, cards=600, verify=True, directory=tmp_path, say=said.append)
+    figures = run(4, 1.5, depth=2, cards=600, verify=True, directory=tmp_path, say=said.append)
     assert figures["operations"] > 0
     assert figures["codes"] == {"00": figures["operations"]}
     assert (figures["connections"], figures["errors"], figures["declined"]) == (4, 0, 0)

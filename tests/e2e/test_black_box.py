@@ -1137,7 +1137,7 @@ def test_metrics_after_an_answer_without_a_code(place: Place) -> None:
     assert place.node.get("/metrics")[0] == 200
 
 
-def eventually(look: Callable[[], Any], seconds: float = 60) -> Any:
+def eventually(look: Callable[[], Any], seconds: float = 120) -> Any:
     """Wait for the read model, which follows behind."""
     until = time.monotonic() + seconds
     while not (found := look()) and time.monotonic() < until:
@@ -1314,7 +1314,7 @@ def shifts(place: Place, who: Person, cashier: str, boss: str) -> None:
 
 
 def test_bench_reports_in_json() -> None:
-    bench = run("bench", "cash-out", "--connections", 8, "--seconds", 1, "--cards", 4000, "--json")
+    bench = run("bench", "cash-out", "--connections", 8, "--seconds", 2, "--cards", 4000, "--json")
     assert bench.returncode == 0, bench.stderr
     result = json.loads(bench.stdout.splitlines()[-1])
     assert (result["connections"], result["errors"]) == (8, 0)

@@ -17,8 +17,8 @@ import trio
 
 from switch.cli.apart import free_port
 from switch.cli.base import CliError
-from switch.cli.cip_world import Prepared, World, prepare, running
-from switch.cli.provision import provision
+from switch.cli.cip_world import APP, Prepared, World, prepare, running
+from switch.cli.provision import ask_node, provision
 from switch.flows import cip_records as rec
 from switch.journal.store import State
 from switch.simulators.cip_sof import Order
@@ -82,8 +82,8 @@ def bank_house(directory: Path, **values: Any) -> tuple[Prepared, list[str]]:
 
 
 async def link_is_up(world: World) -> None:
-    with trio.fail_after(30):
-        async with httpx.AsyncClient() as client:
+    with trio.fail_after(120):
+        async with httpx.AsyncClient(timeout=120) as client:
             while True:
                 told = (await client.get(f"{world.url}/cip/v1/status")).json()
                 if told["sources"] == {"bank": "up"}:
@@ -113,7 +113,7 @@ def agree(prepared: Prepared, book: dict[str, Any]) -> dict[str, str]:
 async def settled(world: World, reference: str) -> Order:
     """Ask with the site's own reference until the payment is decided."""
     order = world.site._order(0, reference)
-    with trio.fail_after(90):
+    with trio.fail_after(120):
         while True:
             try:
                 await world.site.look(order)
@@ -158,7 +158,7 @@ async def test_g05_g06_every_way_an_answer_fails_to_come(tmp_path: Path) -> None
             {"client_ref": "V-1"},
         )
         assert voided.status_code in (201, 202)
-        with trio.fail_after(30):
+        with trio.fail_after(120):
             while (await settled(world, "approved")).status != "VOIDED":  # noqa: ASYNC110
                 await trio.sleep(0.05)
         book = await bank.end()
@@ -176,6 +176,33 @@ async def test_g05_g06_every_way_an_answer_fails_to_come(tmp_path: Path) -> None
     assert counters["0600"] >= 4
     assert counters["0420"] == 3
     assert counters["0421"] >= 2, "a reversal without an answer is repeated"
+
+
+async def test_g00_a_bank_is_taken_into_use_without_a_restart(tmp_path: Path) -> None:
+    """Host, link and application are told to a node that runs; the next payment goes there."""
+    settings = {"cip.budget_auth_s": 20.0, "cip.budget_source_s": 60.0,
+                "cip.budget_full_total_s": 60.0}  # fmt: skip
+    prepared = await trio.to_thread.run_sync(lambda: prepare(tmp_path / "node", settings))
+    config, port = prepared.config, free_port()
+
+    def told() -> list[str]:
+        keys = provision(config, "host_add", name=BANK, dialect="bank", connect=f"127.0.0.1:{port}")
+        with config.path.open("a", encoding="utf-8") as toml:
+            toml.write(LINK)
+        ask_node(config, "reload")
+        values = {"source": "bank", "bank": BANK}
+        provision(config, "cip_app_set", id=APP, values=values)
+        return ["--listen", f"127.0.0.1:{port}", "--keys", keys_file(tmp_path, keys)]
+
+    async with running(prepared) as world:
+        assert (await world.site.pay(150_000, CARD, "INV-1")).status == "CONFIRMED"
+        where = await trio.to_thread.run_sync(told)
+        async with sim("bank", *where) as bank:
+            await link_is_up(world)
+            assert (await world.site.pay(150_000, CARD, "INV-2")).status == "CONFIRMED"
+            book = await bank.end()
+    assert book["counters"]["0200"] == 1
+    assert [e["state"] for e in book["holds"].values()] == ["CAPTURADA"]
 
 
 WAYS = [True, *([False] if os.environ.get("TRONCAL_TORTURE") == "1" else [])]
@@ -197,7 +224,7 @@ async def test_g07_killed_while_the_bank_decides(tmp_path: Path, inquiry: bool) 
 
             nursery.start_soon(ask)
             order = world.site._order(0, "INV-1")
-            with trio.fail_after(60):
+            with trio.fail_after(120):
                 while order.status not in ("SUBMITTED", "PENDING"):
                     await world.site.look(order)
             os.kill(world.process.pid, signal.SIGKILL)

@@ -385,6 +385,35 @@ async def test_a_platform_elsewhere(tmp_path: Path) -> None:
     assert code == 1
 
 
+async def test_a_platform_over_tls(tmp_path: Path) -> None:
+    """It is reached with TLS and shown our certificate; one that it does not know gets nowhere."""
+    await trio.to_thread.run_sync(setup.make, tmp_path)
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+        certificate(tmp_path / name)
+    key = PeerKey(secrets.token_bytes(32))
+    toml = f"""
+[tls.sicoop]
+cert = "{tmp_path}/theirs/cert.pem"
+key = "{tmp_path}/theirs/key.pem"
+client_ca = "{tmp_path}/ours/cert.pem"
+"""
+    platform = sandbox.platform_node(tmp_path / "platform", NETWORK, key, toml=toml)
+    async with platform as box:
+        host, port = box.addresses["sicoop"]
+        words = (
+            "--side", "platform", "--address", f"{host}:{port}", "--tls", "--ca", "theirs/cert.pem",
+            "--keys", keys_file(tmp_path, network={"peer": NETWORK, "key": key.key.hex()}),
+            "--case", "X001", "--case", "X007", "--case", "D01",
+        )  # fmt: skip
+        ours = ("--cert", "ours/cert.pem", "--cert-key", "ours/key.pem")
+        code, told = await certify(tmp_path, *words, *ours)
+        reasons = {c["id"]: c["reason"] for c in told["cases"] if c["verdict"] == "failed"}
+        assert (reasons, told["passed"], code) == ({}, 3, 1)  # incomplete: the rest is left out
+        code, told = await certify(tmp_path, *words, "--output", "second")
+        assert (told["passed"], told["failed"], code) == (0, 3, 1)
+
+
 # ---- candidates that are none
 
 
@@ -408,7 +437,7 @@ def peer_that(says: bytes) -> Iterator[tuple[str, int]]:
         thread.start()
         yield listener.getsockname()
         listener.shutdown(socket.SHUT_RDWR)
-    thread.join(5)
+    thread.join(60)
 
 
 def keys_file(directory: Path, **changes: Any) -> Path:

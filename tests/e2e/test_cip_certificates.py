@@ -87,7 +87,7 @@ async def test_an_application_may_demand_a_certificate_of_its_machines(
         context = ssl.create_default_context(cafile=str(tmp_path / "server.pem"))
         if name:
             context.load_cert_chain(tmp_path / f"{name}.pem")
-        return httpx.AsyncClient(base_url=url, verify=context, trust_env=False, timeout=30)
+        return httpx.AsyncClient(base_url=url, verify=context, trust_env=False, timeout=120)
 
     async with (
         served(house, tmp_path) as url, client(url) as bare, client(url, "site") as own,

@@ -7,6 +7,7 @@ import httpx
 import pytest
 import trio
 
+from switch.cli.apart import free_port
 from switch.cli.cip_world import APP, prepare, running
 from switch.cli.provision import provision
 from tests.e2e.test_sim import sim
@@ -42,3 +43,20 @@ async def test_a_site_pays_at_the_node(tmp_path: Path, fault: str) -> None:
     assert told["orders"] == {"CONFIRMED": 1, "open": 1}
     (code,) = told["confirmations"].values()
     assert code in page.text
+
+
+async def test_a_site_whose_cip_is_away_says_so(tmp_path: Path) -> None:
+    names = ("application", "user", "password", "key_id")
+    file = tmp_path / "account.json"
+    file.write_text(json.dumps(dict.fromkeys(names, "x") | {"key": "00" * 32}))
+    nobody = f"http://127.0.0.1:{free_port()}"
+    async with (
+        sim("cip-sof", "--cip", nobody, "--account", str(file)) as site,
+        httpx.AsyncClient(timeout=60) as shopper,
+    ):
+        host, port = site.ready["cip-sof"]
+        for path, data in (("gateway", CARD), ("partial", {})):
+            page = await shopper.post(f"http://{host}:{port}/{path}", data={"amount": "1", **data})
+            assert page.status_code == 502
+            assert "no vuelva a pagar" in page.text
+        assert (await site.end())["confirmations"] == {}

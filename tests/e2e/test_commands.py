@@ -26,7 +26,7 @@ SMALL = {
     "journal_group_bytes_max": 1 << 20,
     "journal_digest_every_groups": 8,
 } | {f"listen_{name}": "127.0.0.1:0" for name in LISTENERS}
-READY_S = 60.0
+READY_S = 120.0
 
 Cli = Callable[..., Result]
 
@@ -91,12 +91,12 @@ class Serving:
         self.process.send_signal(number)
         assert self.process.stdout is not None
         rest = self.process.stdout.read()
-        return self.process.wait(60), rest
+        return self.process.wait(120), rest
 
     def end(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(60)
+        self.process.wait(120)
         assert self.process.stdout is not None
         self.process.stdout.close()
 
@@ -162,6 +162,8 @@ def test_a_day_at_the_till(cli: Cli, node: Serving, tmp_path: Path) -> None:
     assert shop.send(node, "delivered", "--original", 1)["state"] == "ENTREGADA"
     asked = shop.send(node, "last_operation")
     assert (asked["original"], asked["instruction"]) == (1, "NO_ENTREGUE")
+    found = cli("send", "last_operation", "--terminal", shop.file, "--json")
+    assert answer_of(found) == asked, "the node tells its address, whatever port it has"
     used = shop.cash_out(node, 2)
     assert (used["code"], used["key"], used["instruction"]) == ("55", "CODIGO_USADO", "NO_ENTREGUE")
     holder = shop.send(node, "holder", "--document", "4567890")
@@ -198,6 +200,25 @@ def _look_at_it_live(cli: Cli, paid: dict[str, Any], tmp_path: Path) -> None:
     assert copy["last_seq"] >= report["last_seq"]
 
 
+def test_a_number_that_nothing_holds_is_refused_and_no_more(
+    cli: Cli, node: Serving, directory: Path
+) -> None:
+    """Who may open the admin socket may do everything, but not end the node by a slip."""
+    for command, values in (
+        ("network_add", {"number": "0012", "net_debit_cap": 10**23}),
+        ("card_add", {"document": "4567890", "balance": 10**23}),
+        ("card_add", {"document": "4567890", "max_balance": 2**64}),
+        ("transfiya_answer", {"bank": "x", "tx_ref": "x", "accept": 10**23}),
+    ):
+        with socket.socket(socket.AF_UNIX) as line:
+            line.settimeout(30)
+            line.connect(str(directory / "data" / "admin.sock"))
+            line.sendall(json.dumps({"command": command, "values": values}).encode() + b"\n")
+            assert "error" in json.loads(line.makefile().readline()), command
+    assert node.process.poll() is None
+    assert cli("network", "add", "0012").exit_code == 0
+
+
 def test_for_people(cli: Cli, node: Serving, tmp_path: Path) -> None:
     shop = Shop(cli, tmp_path)
     result = cli(
@@ -215,7 +236,7 @@ def test_what_was_answered_survives_kill_9(cli: Cli, directory: Path, tmp_path: 
         shop = Shop(cli, tmp_path)
         paid = shop.cash_out(node, 1)
         node.process.kill()
-        node.process.wait(60)
+        node.process.wait(120)
     # Its admin socket is still there, with nobody behind it: the directory is worked on directly.
     assert (directory / "data" / "admin.sock").exists()
     assert answer_of(cli("card", "show", shop.card, "--json"))["available"] == 850_000
@@ -244,7 +265,7 @@ def test_ready_tells_the_addresses(directory: Path) -> None:
         assert "terminals" in node.ready
         assert "ops" in node.ready
         for host, port in node.ready.values():
-            socket.create_connection((host, port), timeout=5).close()
+            socket.create_connection((host, port), timeout=60).close()
         assert node.stop(signal.SIGINT) == (0, b"")
 
 
@@ -256,14 +277,14 @@ def test_a_second_signal_exits_at_once(directory: Path) -> None:
         began = time.monotonic()
         os.kill(node.process.pid, signal.SIGCONT)
         # Both are waiting: whichever is seen first drains, the other ends it.
-        assert node.process.wait(60) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
-        assert time.monotonic() - began < 20
+        assert node.process.wait(120) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+        assert time.monotonic() - began < 60
 
 
 def test_one_node_per_directory(directory: Path, node: Serving) -> None:
     other = Serving(directory)
     try:
-        assert other.process.wait(60) == 1
+        assert other.process.wait(120) == 1
         told = other.log.read_text()
         assert "another process" in told
         assert "Traceback" not in told
@@ -276,7 +297,7 @@ def test_a_port_in_use_is_told(directory: Path) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         node = Serving(directory, "--listen", f"terminals={address}")
         try:
-            assert node.process.wait(60) == 1
+            assert node.process.wait(120) == 1
             told = node.log.read_text()
             assert f"terminals at {address}" in told
             assert "Traceback" not in told
@@ -332,8 +353,8 @@ def test_the_followers_end_with_the_node(directory: Path, cli: Cli, tmp_path: Pa
         Shop(cli, tmp_path)
         assert answer_of(cli("operations", "--json")) == []  # the follower has made the read model
         node.process.kill()
-        node.process.wait(60)
-    give_up_at = time.monotonic() + 60
+        node.process.wait(120)
+    give_up_at = time.monotonic() + 120
     while _followers(directory) and time.monotonic() < give_up_at:
         time.sleep(0.1)
     assert _followers(directory) == []
@@ -355,7 +376,7 @@ def test_demo(tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "switch", "demo", "--seconds", "1", "--terminals", "3", "--json",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, timeout=60, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, timeout=240, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     result = json.loads(line)

@@ -52,7 +52,7 @@ class Place:
     def admin(self, command: str, **values: Any) -> Any:
         """A provisioning command over the running node's socket, as the command line does it."""
         with socket.socket(socket.AF_UNIX) as wire:
-            wire.settimeout(30)
+            wire.settimeout(120)
             wire.connect(str(self.config.parent / "data" / "admin.sock"))
             wire.sendall(json.dumps({"command": command, "values": values}).encode() + b"\n")
             answer = json.loads(wire.makefile().readline())
@@ -318,7 +318,7 @@ def test_bytes_one_by_one_and_strangers(place: Place, host: Host) -> None:
         time.sleep(0.001)
     assert host.receive() is not None
     for junk in (b"\x00\x00", b"\xff\xff" + bytes(200), b"GET / HTTP/1.1\r\n\r\n"):
-        with socket.create_connection(place.node.listeners["ceibo"], 5) as stranger:
+        with socket.create_connection(place.node.listeners["ceibo"], 60) as stranger:
             stranger.sendall(junk)
             stranger.shutdown(socket.SHUT_WR)
             while stranger.recv(4096):

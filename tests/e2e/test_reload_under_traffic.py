@@ -23,7 +23,7 @@ from tests.e2e.wire_client import Ended, Node, Peer, totp
 
 TERMINALS = ("00000001", "00000002", "00000003", "00000004")
 NETWORK = "0012"
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 def run(*words: object, config: Path | None = None) -> Result:
@@ -177,6 +177,7 @@ def test_P13_reloads_under_traffic_cost_nobody_anything(place: Place, node: Node
             )
             node.process.send_signal(signal.SIGHUP)
             _until(lambda n=number: node.log.read_text().count('"budgets.red_s"') == 2 * n + 2)
+        _until(lambda: all(one.failure or sum(one.codes.values()) > 20 for one in traffic))
     finally:
         for one in traffic:
             one.end()

@@ -89,7 +89,7 @@ class Life:
     def _admin(self, command: str, **values: Any) -> Any:
         """A provisioning command over the running node's socket, as the command line does it."""
         with socket.socket(socket.AF_UNIX) as wire:
-            wire.settimeout(30)
+            wire.settimeout(120)
             wire.connect(str(self.directory / "data" / "admin.sock"))
             wire.sendall(json.dumps({"command": command, "values": values}).encode() + b"\n")
             answer = json.loads(wire.makefile().readline())
@@ -146,7 +146,7 @@ class Life:
         ]
         for address in self.node.listeners.values():
             for text in texts:
-                with socket.create_connection(address, timeout=5) as wire:
+                with socket.create_connection(address, timeout=60) as wire:
                     body = text.encode()
                     wire.sendall(body if text.startswith("GET") else
                                  len(body).to_bytes(2) + body)  # fmt: skip
@@ -175,7 +175,7 @@ class Life:
     def _projected(self) -> None:
         """Wait until the read model has come to the last operations."""
         path = self.directory / "data" / "read.sqlite"
-        until, rows = time.monotonic() + 60, 0
+        until, rows = time.monotonic() + 120, 0
         while rows < 6 and time.monotonic() < until:
             time.sleep(0.1)
             with contextlib.suppress(sqlite3.Error):

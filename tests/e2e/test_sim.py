@@ -22,7 +22,7 @@ from switch.flows.states import CAPTURADA, RECHAZADA, REVERSADA, VENCIDA
 from switch.provisioning import Provisioning
 from tests.faults.apart import LINK, Three, three, through, till
 
-READY_S = 60.0
+READY_S = 120.0
 
 
 class Sim:
@@ -75,7 +75,7 @@ ENDS = (CAPTURADA, RECHAZADA, REVERSADA, VENCIDA)
 
 async def settled(found: Three, operations: int) -> None:
     """Wait until so many operations have come to an end at sicoop, and nothing is owed."""
-    with trio.fail_after(60):
+    with trio.fail_after(120):
         while True:
             at_sicoop = found.at_sicoop().values()
             ended = [o for o in at_sicoop if o.state in ENDS and not o.owed]
@@ -146,7 +146,7 @@ async def test_sim_sicoop_before_a_real_red(tmp_path: Path, nursery: trio.Nurser
             late = one.request("cash_out", 40_000, "9000004")
             lost = await one.known(late, await one.ask(late))
             assert (lost.code, lost.state) == ("91", "ERROR")
-            with trio.fail_after(60):
+            with trio.fail_after(120):
                 while any(o.owed for o in found.at_red().values()):  # noqa: ASYNC110
                     await trio.sleep(0.1)
             told = await platform.end()
@@ -169,7 +169,7 @@ async def test_sim_bank(tmp_path: Path) -> None:
         await stream.send_all(connection.output())
         events: list[Any] = []
         sent = False
-        with trio.fail_after(60):
+        with trio.fail_after(120):
             while sum(isinstance(e, Received) for e in events) < 2:
                 events += connection.receive(bytes(await stream.receive_some(65_536)))
                 if connection.signed_on and not sent:
@@ -207,7 +207,7 @@ def test_mistakes_are_told(tmp_path: Path, arguments: list[str], code: int, said
     keys = {"mac_key": secret, "data_key": "5b" * 32, "zone_key": "5c" * 32}
     shown = [argument.format(rules=rules) for argument in arguments]
     command = [sys.executable, "-m", "switch", "sim", "ceibo", "--keys", keys_file(tmp_path, keys)]
-    done = subprocess.run([*command, *shown], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*command, *shown], capture_output=True, text=True, timeout=120)
     assert done.returncode == code, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
@@ -218,6 +218,6 @@ def test_a_file_without_keys_is_told(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     path.write_text('{"mac_key": "zz"}')
     command = [sys.executable, "-m", "switch", "sim", "ceibo", "--keys", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert "mac_key" in done.stderr

@@ -119,6 +119,12 @@ async def test_what_customers_and_operators_do(tmp_path: Path) -> None:
         await troncal("transfiya", *answer)
         await troncal("transfiya", *answer, code=1)
         await eventually(6, "items", "--state", "done", *rojo)
+        await troncal("transfiya", "key", "new", "eva", *rojo)
+        add = ["signer", "add", "rojo", "eva-1", "--key", "eva", *rojo]
+        signer = await troncal("transfiya", *add)
+        assert signer["known"] is True, "the network took it"
+        again = ["signer", "register", "rojo", signer["handle"], *rojo]
+        assert await troncal("transfiya", *again) == signer, "and has it by now"
         work = await troncal("transfiya", "show", begun["tx_ref"], *rojo)
         assert [one["kind"] for one in work] == ["UPLOAD", "SIGN"]
         assert work[0]["history"][-1]["state"] == "DONE"
@@ -136,7 +142,7 @@ async def test_what_customers_and_operators_do(tmp_path: Path) -> None:
         kinds = {one["kind"]: one["what"] for one in found["differences"]}
         assert kinds.items() >= {("differs", "amount"), ("missing_here", "")}
         host, ops = listeners[0]["ops"]
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=120) as client:
             page = (await client.get(f"http://{host}:{ops}/metrics")).text
         count = len(found["differences"])
         assert f'troncal_transfiya_conciliation_differences{{bank="rojo"}} {count}.0' in page

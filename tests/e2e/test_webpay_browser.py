@@ -7,15 +7,16 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from protocols.webpay import bitacora
 from switch.cli.webpay_world import Plan, Shop
 from switch.sections.webpay import DEBIT_BANKS
-from switch.simulators.raw_answers import Delay
 from switch.simulators.webpay_merchant import Faults
 from tests.e2e.webpay_world import Threaded, threaded
 from tests.webpay_shops import APPROVED_PAN, CVV, DECLINED_PAN
@@ -43,12 +44,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Threaded]:
 
 @pytest.fixture(scope="module")
 def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Threaded]:
-    """The same with little patience: forms for 15 s, shops for 2 s."""
-    values = {
-        "form_ttl_s = 600": "form_ttl_s = 15",
-        "ack_timeout_ms = 30_000": "ack_timeout_ms = 2_000",
-    }
+    """The same with little patience: shops have 6 s, in which a browser shows the waiting page."""
+    values = {"ack_timeout_ms = 30_000": "ack_timeout_ms = 6_000"}
     with threaded(tmp_path_factory.mktemp("hasty") / "node", PLANS[:1], values) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def brief(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Threaded]:
+    """The same with forms that are good for as short as may be."""
+    values = {"form_ttl_s = 600": "form_ttl_s = 10"}
+    with threaded(tmp_path_factory.mktemp("brief") / "node", PLANS[:1], values) as found:
         yield found
 
 
@@ -130,7 +136,7 @@ def line(world: Threaded, order: str, number: int = KIT) -> bitacora.Record:
 
 
 def lines(
-    world: Threaded, order: str, number: int = KIT, wait_s: float = 10.0
+    world: Threaded, order: str, number: int = KIT, wait_s: float = 60.0
 ) -> list[bitacora.Record]:
     config = world.world.config
     directory = config.file(config.webpay.bitacora.dir) / shop_of(world, number).code
@@ -145,6 +151,25 @@ def lines(
         if found or time.monotonic() >= until:
             return found
         time.sleep(0.05)
+
+
+@contextmanager
+def thinking(world: Threaded, number: int = KIT) -> Iterator[None]:
+    """A shop that has been told keeps its answer to itself until the end of the block."""
+    merchant, speak = shop_of(world, number).merchant, trio.Event()
+    answer = merchant._notification
+
+    async def later(request: Any) -> Any:
+        found = await answer(request)
+        await speak.wait()
+        return found
+
+    world.call_sync(setattr, merchant, "_notification", later)
+    try:
+        yield
+    finally:
+        world.call_sync(setattr, merchant, "_notification", answer)
+        world.call_sync(speak.set)
 
 
 def told(world: Threaded, order: str, number: int = KIT) -> int:
@@ -383,13 +408,13 @@ def test_wp_46_cancel(page: Any, world: Threaded) -> None:
     assert (told(world, order), lines(world, order, wait_s=0)) == (0, [])
 
 
-def test_wp_46_a_form_that_waits_too_long_expires_by_itself(plain: Any, hasty: Threaded) -> None:
-    order = buy(plain, hasty)
+def test_wp_46_a_form_that_waits_too_long_expires_by_itself(plain: Any, brief: Threaded) -> None:
+    order = buy(plain, brief)
     plain.wait_for_url("**/webpay/final/**")
     plain.get_by_text("El tiempo para pagar terminó").wait_for()
     plain.get_by_role("button", name="Volver al comercio").click()
     plain.wait_for_url("**/fracaso**")
-    assert (told(hasty, order), lines(hasty, order, wait_s=0)) == (0, [])
+    assert (told(brief, order), lines(brief, order, wait_s=0)) == (0, [])
 
 
 def test_wp_05_the_waiting_page_until_a_silent_shop_has_lost_its_sale(
@@ -422,15 +447,16 @@ def test_wp_44_a_double_click_pays_once(page: Any, world: Threaded) -> None:
 
 def test_wp_44_two_tabs_pay_once(page: Any, world: Threaded) -> None:
     before = purchases(world)
-    order = buy(page, world, faults=Faults(delay_ms=Delay(headers=5000)))
+    order = buy(page, world)
     second = page.context.new_page()
     second.goto(page.url)
     fill(page)
     fill(second)
-    pay(page)
-    page.wait_for_url("**/webpay/espera/**")
-    pay(second)
-    second.wait_for_url("**/webpay/espera/**")
+    with thinking(world):
+        pay(page)
+        page.wait_for_url("**/webpay/espera/**")
+        pay(second)
+        second.wait_for_url("**/webpay/espera/**")
     home(page, paid=True)
     home(second, paid=True)
     assert (told(world, order), purchases(world) - before) == (1, 1)
@@ -438,12 +464,13 @@ def test_wp_44_two_tabs_pay_once(page: Any, world: Threaded) -> None:
 
 def test_wp_45_back_and_refresh_pay_nothing_again(plain: Any, world: Threaded) -> None:
     before = purchases(world)
-    order = buy(plain, world, faults=Faults(delay_ms=Delay(headers=5000)))
+    order = buy(plain, world)
     form = plain.url
     fill(plain)
-    pay(plain)
-    plain.wait_for_url("**/webpay/espera/**")
-    plain.reload()
+    with thinking(world):
+        pay(plain)
+        plain.wait_for_url("**/webpay/espera/**")
+        plain.reload()
     plain.wait_for_url("**/webpay/final/**")
     final = plain.url
     plain.reload()
@@ -504,11 +531,12 @@ def test_wp_42_an_order_started_again_ends_its_first_page(plain: Any, world: Thr
 def test_wp_47_a_browser_that_is_closed_changes_nothing(browser: Any, world: Threaded) -> None:
     context = browser.new_context()
     page = context.new_page()
-    order = buy(page, world, faults=Faults(delay_ms=Delay(headers=4000)))
+    order = buy(page, world)
     fill(page)
-    pay(page)
-    page.wait_for_url("**/webpay/espera/**")
-    context.close()
+    with thinking(world):
+        pay(page)
+        page.wait_for_url("**/webpay/espera/**")
+        context.close()
     assert ended(line(world, order)) == ("ACK", "0")
     stored = shop_of(world).merchant.orders.order(shop_of(world).code, order)
     assert stored is not None

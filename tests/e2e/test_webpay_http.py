@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from protocols.webpay import messages, seal
+from protocols.webpay import mac, messages, seal, shopform
 from switch.cli import setup
 from switch.cli.webpay_world import CODE_FIRST, Plan, World, node, running
 from switch.config import LISTENERS, load
@@ -48,7 +48,7 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 async def test_wp_48_a_kits_token_opens_the_form_once(world: World) -> None:
     shop = world.shops[0].merchant
     form = dict((await shop.payment(await shop.new_order("590000"))).fields)
-    async with httpx.AsyncClient(base_url=world.url, timeout=60) as kit:
+    async with httpx.AsyncClient(base_url=world.url, timeout=120) as kit:
         reply = await kit.post(f"{PREFIX}/bp_validacion.cgi", data=form)
         opened = seal.open_wire(
             reply.content, keys().shop, keys().webpay.public_key(), spare_key=bytes(32)
@@ -77,7 +77,7 @@ async def test_wp_35_every_damaged_wire_has_the_same_answer(world: World) -> Non
     damaged = ["", "x", wire[:-10], wire[:700] + ("A" if wire[700] != "A" else "B") + wire[701:],
                shop._other_kit.seal_message(b"A=1")]  # type: ignore[union-attr]  # fmt: skip
     answers = set()
-    async with httpx.AsyncClient(base_url=world.url, timeout=60) as browser:
+    async with httpx.AsyncClient(base_url=world.url, timeout=120) as browser:
         for text in damaged:
             data = {**form, "TBK_PARAM": text}
             answer = await browser.post(f"{PREFIX}/bp_revision.cgi", data=data)
@@ -94,7 +94,7 @@ async def test_a_shop_asks_what_became_of_its_order(world: World) -> None:
         page = await holder.pay(order, credit_card(APPROVED_PAN, CVV))
     assert "Pago aprobado" in page
     path = "/api/webpay/v1/transactions"
-    async with httpx.AsyncClient(base_url=world.url, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=world.url, timeout=120) as client:
         headers = {"authorization": f"Bearer {API_KEY}"}
         answer = await client.get(path, params={"order": order}, headers=headers)
         refused = await client.get(path, params={"order": order})
@@ -150,10 +150,35 @@ async def test_the_node_is_the_kit_of_a_shop_and_its_acquirer(tmp_path: Path) ->
             order = own.orders.order(kit.merchant, number)
             assert order is not None
             assert order.state == state
+        await _an_old_kit_asks(world, own)
         config = world.config
     files = sorted(config.file(config.webpay.bitacora.dir).rglob("tbk_bitacora_*.log"))
     assert len(files) == 2, "the acquirer's and the shop's own"
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+async def _an_old_kit_asks(world: World, own: OwnShop) -> None:
+    """HTTP/1.0 without Host, every byte percent-encoded, CR LF behind the announced length."""
+    own.orders.create(own.kit.merchant, "A3", "590000")
+    pairs = messages.result_pairs(messages.ResultFields(
+        order="A3", respuesta=0, amount="590000", auth_code="154935", last4="6623",
+        accounting_date="1122", tx_date="1122", tx_time="120000", session="S1", tx_id="77",
+        pay_type="VN", instalments=0, vci="TSY",
+    ))  # fmt: skip
+    address = [*httpx.URL(world.url).netloc.decode().split(":")]
+    signature = await trio.to_thread.run_sync(mac.sign_mac, pairs, keys().webpay)
+    for text, word in ((signature, b"ACEPTADO"), ("0" * 1024, b"RECHAZADO")):
+        body = shopform.closing_body(pairs, text, encoding="kcc")
+        request = shopform.closing_request(f"{world.url}/xt_compra", body, encoding="kcc")
+        assert b"Host" not in request
+        found = await trio.to_thread.run_sync(answered, address, request)
+        head, _, said = found.partition(b"\r\n\r\n")
+        assert (said, b" 200" in head.partition(b"\r\n")[0]) == (word, True)
+        assert f"content-length: {len(word)}".encode() in head.lower()
+        assert b"connection: close" in head.lower()
+    order = own.orders.order(own.kit.merchant, "A3")
+    assert order is not None
+    assert order.state == "PAID"
 
 
 # ---- TLS
@@ -186,7 +211,7 @@ def client_hello(version: bytes) -> bytes:
 
 def answered(address: list[Any], data: bytes) -> bytes:
     with socket.create_connection((address[0], address[1]), 10) as connection:
-        connection.settimeout(10)
+        connection.settimeout(120)
         connection.sendall(data)
         found = b""
         try:
@@ -211,7 +236,14 @@ async def test_wp_48_old_tls_is_refused_and_pages_are_for_tls_only_then(tmp_path
             assert found[:1] in (b"", b"\x15")
         context = ssl.create_default_context(cafile=str(cert))
         url = f"https://localhost:{ready['http'][1]}"
-        async with httpx.AsyncClient(verify=context, base_url=url, timeout=30) as browser:
+        async with httpx.AsyncClient(verify=context, base_url=url, timeout=120) as browser:
             answer = await browser.post(f"{PREFIX}/bp_revision.cgi", data={"TBK_PARAM": "x"})
+            nobody = {
+                "TBK_PARAM": "x", "TBK_VERSION_KCC": "6.0", "TBK_KEY_ID": "101",
+                "TBK_CODIGO_COMERCIO": "597026007976",
+            }  # fmt: skip
+            unknown = await browser.post(f"{PREFIX}/bp_revision.cgi", data=nobody)
     assert (answer.status_code, "<!-- Codigo Error: 12 -->" in answer.text) == (400, True)
+    # A fresh node has no merchant and no key, and says so of every request.
+    assert (unknown.status_code, "<!-- Codigo Error: 14 -->" in unknown.text) == (400, True)
     assert answer.headers["strict-transport-security"] == "max-age=31536000"

@@ -14,7 +14,7 @@ from switch.cli.webpay_world import Keys, Plan, World, running
 from tests.webpay_shops import private
 
 T = TypeVar("T")
-START_S = 60.0
+START_S = 120.0
 
 
 @cache

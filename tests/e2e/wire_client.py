@@ -173,7 +173,7 @@ class Peer:
         packed: bool = False,
         key_number: int = 1,
     ) -> None:
-        self.socket = socket.create_connection(address, timeout=30)
+        self.socket = socket.create_connection(address, timeout=120)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.peer, self.long_key, self.key_number = peer, bytes.fromhex(key), key_number
         self.key = self.long_key
@@ -307,11 +307,17 @@ class Peer:
 # --- the program ---------------------------------------------------------------------------------
 
 
+def surroundings() -> dict[str, str]:
+    """The environment of its processes: ours, with nothing of the switch but who makes way."""
+    found = {name: value for name, value in os.environ.items() if "TRONCAL" not in name}
+    return found | {"TRONCAL_NODE_FOLLOWERS": "equal"}  # all cores are busy: nobody is to wait
+
+
 def run(
     *words: object, config: Path | None = None, seconds: float = 120
 ) -> subprocess.CompletedProcess[str]:
     """Run `troncal WORDS…` to its end."""
-    environment = {name: value for name, value in os.environ.items() if "TRONCAL" not in name}
+    environment = surroundings()
     if config is not None:
         environment["TRONCAL_CONFIG"] = str(config)
     return subprocess.run(
@@ -341,7 +347,7 @@ class Node:
         words = ["serve", "-c", str(config)]
         for name in ("terminals", "sicoop", "ceibo", "http", "ops"):
             words += ["--listen", f"{name}=127.0.0.1:0"]
-        environment = {name: value for name, value in os.environ.items() if "TRONCAL" not in name}
+        environment = surroundings()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "switch", *words, *more],
@@ -365,7 +371,7 @@ class Node:
 
     def get(self, path: str) -> tuple[int, str]:
         """HTTP GET of the operators' listener."""
-        connection = http.client.HTTPConnection(*self.listeners["ops"], timeout=30)
+        connection = http.client.HTTPConnection(*self.listeners["ops"], timeout=120)
         with contextlib.closing(connection):
             connection.request("GET", path)
             answer = connection.getresponse()
@@ -375,6 +381,6 @@ class Node:
         """End it; return the exit code. Nothing but the ready line may stand on stdout."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        rest, _ = self.process.communicate(timeout=60)
+        rest, _ = self.process.communicate(timeout=120)
         assert rest == ""
         return self.process.returncode

@@ -187,7 +187,7 @@ async def test_q05_void_or_refund_after_transmission(house: CipHouse) -> None:
 
 async def wait_for_files(house: CipHouse, count: int) -> list[Path]:
     folder = house.config.data / "reports"
-    with trio.fail_after(60):
+    with trio.fail_after(120):
         while True:
             found = sorted(folder.glob("*.csv")) if folder.exists() else []
             if len(found) >= count:
@@ -197,7 +197,7 @@ async def wait_for_files(house: CipHouse, count: int) -> list[Path]:
 
 async def acknowledged(house: CipHouse, run: str) -> None:
     """The file is there before its step is."""
-    with trio.fail_after(30):
+    with trio.fail_after(120):
         while house.flow.reports.run(run).state != "ACKED":  # noqa: ASYNC110
             await trio.sleep(0.01)
 
@@ -301,7 +301,7 @@ async def test_a_webhook_is_signed_and_tried_until_it_is_taken(tmp_path: Path) -
         )  # fmt: skip
         async with house.running() as client:
             told = (await house.pay(client)).json()
-            with trio.fail_after(60):
+            with trio.fail_after(120):
                 while house.payments()[0].outbox[0].attempts < 1:  # noqa: ASYNC110
                     await trio.sleep(0.01)
                 house.advance(3)

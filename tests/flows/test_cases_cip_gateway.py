@@ -286,6 +286,19 @@ async def test_a_signed_call_needs_no_password_and_works_once(house: CipHouse) -
         assert house.charges() == 1
 
 
+async def test_an_application_may_take_signed_calls_only(house: CipHouse) -> None:
+    house.command("cip_app_set", id=APP, values={"machine_passwords": False})
+    raw = json.dumps({k: v for k, v in house.body().items() if k != "password"}).encode()
+    async with house.running() as client:
+        refused = await house.pay(client)
+        assert refused.status_code == 401
+        assert refused.json()["error"]["code"] == "authentication_failed"
+        assert house.payments() == []
+        headers = house.headers(KIND_GATEWAY, "POST", PAYMENTS, raw)
+        headers["content-type"] = "application/json"
+        assert (await client.post(PAYMENTS, content=raw, headers=headers)).status_code == 201
+
+
 @pytest.mark.parametrize(
     ("content", "media_type", "status", "code"),
     [
@@ -332,6 +345,21 @@ async def test_void_and_refund_by_the_site(house: CipHouse) -> None:
         assert house.flow.payment(second).status == "REFUNDED"
         other = {"client_ref": "R-1", "amount": 1}
         assert (await client.post(refund, json=other, headers=auth)).status_code == 409
+
+
+async def test_g09_a_repeat_is_as_first_given_whatever_was_given_back_since(
+    house: CipHouse,
+) -> None:
+    async with house.running() as client:
+        first = await house.pay(client)
+        name, auth = first.json()["payment_id"], house.basic()
+        part = {"client_ref": "R-1", "amount": 150_000}
+        await client.post(f"{PAYMENTS}/{name}/refund", json=part, headers=auth)
+        again = await house.pay(client)
+        assert (again.status_code, again.content) == (201, first.content)
+        assert again.headers["cip-replayed"] == "true"
+        shown = (await client.get(f"{PAYMENTS}/{name}", headers=auth)).json()
+        assert (shown["status"], shown["refunded"]) == ("REFUNDED", 150_000)
 
 
 async def test_a_void_is_for_the_same_day(house: CipHouse) -> None:

@@ -12,6 +12,7 @@ from tests.cip_house import APP, BACK, PASSWORD, Browser, CipHouse
 
 SESSIONS = "/cip/v1/partial/sessions"
 both = pytest.mark.parametrize("variant", ["p0", "p1"])
+every = pytest.mark.parametrize("variant", ["p0", "p1", "full"])
 
 
 @pytest.fixture
@@ -23,6 +24,9 @@ def house(tmp_path: Path) -> Iterator[CipHouse]:
 
 async def enter(house: CipHouse, browser: Browser, variant: str, **context: object) -> str:
     """Go to the login page the way of a variant; returns the session's public name."""
+    if variant == "full":
+        await browser.get("/cip/")
+        return ""
     if variant == "p0":
         await browser.get(f"/pay/{APP}")
     else:
@@ -38,7 +42,10 @@ async def enter(house: CipHouse, browser: Browser, variant: str, **context: obje
 
 async def to_review(house: CipHouse, browser: Browser, variant: str) -> str:
     session = await enter(house, browser, variant)
-    await browser.log_in()
+    if variant == "full":
+        await browser.log_in_full()
+    else:
+        await browser.log_in()
     await browser.fill()
     assert browser.title == "Revise antes de pagar"
     return session
@@ -141,6 +148,17 @@ async def test_h03_a_return_address_that_is_not_listed(house: CipHouse, url: str
         assert house.payments() == []
 
 
+async def test_h03_p0_returns_to_the_default_address_whatever_travels(house: CipHouse) -> None:
+    house.command("cip_app_set", id=APP, values={"return_urls": [BACK, f"{BACK}/2"]})
+    async with house.running() as client:
+        browser = Browser(client)
+        await browser.get(f"/pay/{APP}?return_url={BACK}/2&amount=1&client_ref=X")
+        await browser.log_in()
+        assert 'name="amount"' in browser.page.text
+        left = await browser.send("/cip/s/cancel")
+        assert left.headers["location"].startswith(f"{BACK}?session=")
+
+
 async def test_h03_the_query_of_a_return_address_is_free(house: CipHouse) -> None:
     async with house.running() as client:
         browser = Browser(client)
@@ -169,26 +187,37 @@ async def test_h04_wrong_password_is_told_counted_and_locks(house: CipHouse, var
         assert browser.title == "Datos del pago"
 
 
-@both
+@every
 @pytest.mark.parametrize(("seconds", "times"), [(901, 1), (800, 7)], ids=["idle", "too-old"])
 async def test_h05_a_session_idle_or_too_old(
     house: CipHouse, variant: str, seconds: int, times: int
 ) -> None:
     async with house.running() as client:
         browser = Browser(client)
-        await to_review(house, browser, variant)
+        session = await to_review(house, browser, variant)
         for _ in range(times):
             house.advance(seconds)
             await browser.get("/cip/s/review")
         assert browser.page.status_code == 410
         assert "La sesión terminó" in browser.page.text
-        if variant == "p1":
-            (payment,) = house.payments()
-            assert (payment.status, payment.reason) == ("FAILED", "expired")
+        back = "/cip/" if variant == "full" else f"{BACK}?session={session}"
+        assert f'href="{back}"' in browser.page.text
+        assert "411111" not in browser.page.text
+        (payment,) = house.payments()
+        assert (payment.status, payment.reason) == ("FAILED", "expired")
         assert house.charges() == 0
 
 
-@both
+async def test_h05_a_signed_session_ends_when_it_is_idle_not_with_its_address(
+    house: CipHouse,
+) -> None:
+    async with house.running() as client:
+        await to_review(house, Browser(client), "p1")
+        house.advance(902)  # and nobody has asked since
+        assert [(p.status, p.reason) for p in house.payments()] == [("FAILED", "expired")]
+
+
+@every
 async def test_h06_back_refresh_and_double_click(house: CipHouse, variant: str) -> None:
     async with house.running() as client:
         browser = Browser(client)
@@ -227,28 +256,33 @@ async def test_h07_the_tab_is_closed_after_paying(house: CipHouse, variant: str)
         assert run["lines"] == 1
 
 
-@both
+@every
 async def test_h08_the_customer_cancels(house: CipHouse, variant: str) -> None:
     async with house.running() as client:
         browser = Browser(client)
         session = await to_review(house, browser, variant)
         left = await browser.send("/cip/s/cancel")
-        assert left.headers["location"] == f"{BACK}?session={session}"
-        assert {p.status for p in house.payments()} <= {"CANCELLED"}
+        if variant == "full":
+            assert browser.title == "Ingresar para pagar"
+        else:
+            assert left.headers["location"] == f"{BACK}?session={session}"
+        assert [p.status for p in house.payments()] == ["CANCELLED"]
         assert (await browser.get("/cip/s/review")).status_code == 410
         assert house.charges() == 0
 
 
-@both
+@every
 async def test_h09_two_tabs_of_one_session(house: CipHouse, variant: str) -> None:
     async with house.running() as client:
         first, second = Browser(client), Browser(client)
         await to_review(house, first, variant)
         await second.get("/cip/s/review")
-        stale = await client.post("/cip/s/pay", data=first.hidden("/cip/s/pay"))
-        assert stale.status_code == 409
-        assert "ya no está vigente" in stale.text
-        assert 'href="/cip/s/payment"' in stale.text
+        for action in ("pay", "cancel"):
+            form = first.hidden(f"/cip/s/{action}")
+            stale = await client.post(f"/cip/s/{action}", data=form)
+            assert stale.status_code == 409
+            assert "ya no está vigente" in stale.text
+            assert 'href="/cip/s/payment"' in stale.text
         assert house.charges() == 0
         await second.pay()
         assert second.title == "Pago confirmado"
@@ -348,6 +382,104 @@ async def test_signed_values_are_shown_and_cannot_be_changed(house: CipHouse) ->
         assert (payment.amount, payment.custom) == (150_000, {"account": "77-1"})
 
 
+@every
+async def test_a_payment_begins_with_the_first_form_that_can_be_paid(
+    house: CipHouse, variant: str
+) -> None:
+    """And follows the forms after it; a wrong one makes none."""
+    async with house.running() as client:
+        browser = Browser(client)
+        await enter(house, browser, variant)
+        await (browser.log_in_full() if variant == "full" else browser.log_in())
+        await browser.fill(instrument__card__pan="4111111111111112")
+        assert len(house.payments()) == (variant == "p1")  # it was made with its session
+        await browser.fill(payer__name="Ana")
+        (first,) = house.payments()
+        assert (first.status, first.amount, first.payer.name) == ("CREATED", 150_000, "Ana")
+        assert first.instrument == "411111******1111"
+        await browser.get("/cip/s/payment")
+        await browser.fill(payer__name="Eva")
+        (second,) = house.payments()
+        assert (second.id, second.payer.name) == (first.id, "Eva")
+        await browser.pay()
+        assert [p.status for p in house.payments()] == ["CONFIRMED"]
+        assert house.charges() == 1
+
+
+async def test_a_schema_may_ask_for_the_reference(house: CipHouse) -> None:
+    """P0 and full: typed at CIP, one payment's only, and free again until it is paid with."""
+    fields = [{"name": "client_ref", "label": "Boleta", "required": True, "max": 20}]
+    house.command("cip_app_set", id=APP, values={"fields": fields})
+    async with house.running() as client:
+        await house.pay(client, "INV-1")
+        browser = Browser(client)
+        await browser.log_in_full()
+        assert "Boleta" in browser.page.text
+        for wrong, text in (("", "Complete este dato"), ("no spaces", "Revise este dato"),
+                            ("INV-1", "ya se usó")):  # fmt: skip
+            page = await browser.fill(client_ref=wrong)
+            assert page.status_code == 422
+            assert text in page.text
+        for reference in ("INV-2", "INV-3"):
+            await browser.get("/cip/s/payment")
+            page = await browser.fill(client_ref=reference)
+            assert reference in page.text
+        await browser.pay()
+        assert house.flow.by_reference(APP, "INV-3").status == "CONFIRMED"
+        assert house.flow.by_reference(APP, "INV-2") is None
+        again = await house.pay(client, "INV-3")
+        assert again.status_code == 409
+        # Signed or sent by the site, it is not typed.
+        async with house.client() as other:
+            partial = Browser(other)
+            await enter(house, partial, "p1", client_ref="INV-4")
+            await partial.log_in()
+            assert 'name="client_ref"' not in partial.page.text
+
+
+async def test_what_was_signed_and_is_not_accepted_any_more_fails(house: CipHouse) -> None:
+    async with house.running() as client:
+        browser = Browser(client)
+        session = await enter(house, browser, "p1")
+        await browser.log_in()
+        house.command("cip_app_set", id=APP, values={"amount": {"max": 100_000}})
+        page = await browser.fill()
+        assert page.status_code == 410
+        assert "ya no se acepta" in page.text
+        assert f'href="{BACK}?session={session}"' in page.text
+        (payment,) = house.payments()
+        assert (payment.status, payment.reason) == ("FAILED", "invalid")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "language", "title", "amount"),
+    [
+        ("", "en", "Check before you pay", "150,000 PYG"),
+        ("de-DE, fr;q=0.9", "en", "Check before you pay", "150,000 PYG"),
+        ("es-PY", "es", "Revise antes de pagar", "150.000 PYG"),
+        ("de, es;q=0.4, en;q=0.2", "es", "Revise antes de pagar", "150.000 PYG"),
+        ("es;q=0, en", "en", "Check before you pay", "150,000 PYG"),
+        ("es;q=x", "en", "Check before you pay", "150,000 PYG"),
+    ],
+)
+async def test_pages_are_english_first_and_in_the_browsers_language(
+    house: CipHouse, wanted: str, language: str, title: str, amount: str
+) -> None:
+    async with house.running() as client:
+        client.headers["accept-language"] = wanted
+        browser = Browser(client)
+        await browser.log_in_full()
+        await browser.fill(amount="150,000" if language == "en" else "150.000")
+        assert browser.title == title
+        assert amount in browser.page.text
+        assert f'<html lang="{language}">' in browser.page.text
+        assert browser.page.headers["content-language"] == language
+        # The other language's separators are no amount: nobody pays a thousandth by mistake.
+        await browser.get("/cip/s/payment")
+        other = await browser.fill(amount="150.000" if language == "en" else "150,000")
+        assert other.status_code == 422
+
+
 async def test_a_declined_payment_says_why_and_nothing_was_charged(house: CipHouse) -> None:
     async with house.running() as client:
         browser = Browser(client)
@@ -379,7 +511,8 @@ async def test_the_cookie_changes_at_login(house: CipHouse) -> None:
 @pytest.mark.parametrize(
     "headers",
     [{"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"},
-     {"origin": "https://evil.example"}],
+     {"origin": "https://evil.example"},
+     {"origin": "https://evil.example", "sec-fetch-site": "same-origin"}],
     ids=str,
 )  # fmt: skip
 async def test_forms_of_other_sites_are_refused(house: CipHouse, headers: dict) -> None:

@@ -175,6 +175,44 @@ def test_D22_what_was_declined_is_no_loop(build: Build) -> None:
     house.expect_ends([(1, "E2", A), (2, "F1", A)])
 
 
+def test_many_persons_at_one_terminal_are_told(build: Build) -> None:
+    """Whatever becomes of their operations; once told, they are counted anew."""
+    house = build(toml="[watch]\nterminal_persons = 3\nterminal_minutes = 10\n")
+    people = [None, house.add_card(), house.add_card()]
+    for holder in people[:2] * 2:  # two, however often
+        house.cash_out(A, holder=holder)
+        house.clock.advance(70)
+    assert "many_persons" not in house.alarms()
+    house.clock.advance(601)
+    for holder in people[1:]:  # the first came too long ago
+        house.cash_out(A, holder=holder)
+    assert "many_persons" not in house.alarms()
+    house.deposit(A)
+    assert house.node.alarms["many_persons"] == 1
+    house.deposit(A)
+    assert house.node.alarms["many_persons"] == 1
+
+
+def test_much_money_at_night_is_told(build: Build) -> None:
+    house = build(
+        toml="[watch]\nnight_amount = 100000\n[business]\nnight_from = '22:00'\n"
+        "night_until = '06:00'\n"
+    )
+    calendar = house.node.calendar
+    while calendar.is_night(house.clock.wall_ns()):
+        house.clock.advance(3600)
+    house.cash_out(A)
+    assert "night_use" not in house.alarms()
+    while not calendar.is_night(house.clock.wall_ns()):
+        house.clock.advance(1800)
+    house.cash_out(99_000)
+    assert "night_use" not in house.alarms()
+    house.clock.advance(120)
+    house.cash_out(A)
+    house.deposit(A)
+    assert house.node.alarms["night_use"] == 2
+
+
 def test_D23_network_at_80_90_and_100_percent(build: Build) -> None:
     house = build(net_debit_cap=1_000_000)
     told = []

@@ -92,6 +92,10 @@ def test_P10_partition_heals_after_two_hours(world: Apart) -> None:
     assert sorted(sent) == ["annul", "capture", "capture"]
     assert world.ceibo.available() == 1_000_000 + 2 * A
     assert world.owed() == 0
+    ends = [world.states(trace)[0::2] for trace in (1, 2, 3)]
+    assert ends == [
+        ("REGISTRADA", "CAPTURADA"), ("ANULADA", "LIBERADA"), ("REGISTRADA", "CAPTURADA")
+    ]  # fmt: skip
 
 
 @pytest.mark.layouts("apart")

@@ -158,6 +158,9 @@ def test_R09_R10_contradictions(world: Apart, case: str) -> None:
     assert (world.ceibo.available(), world.sicoop.position()) == before
     assert world.states(1)[1] == "CONFLICTO"
     assert "conflict" in world.sicoop.alarms()
+    # E5: on the list of what two persons have to decide.
+    stuck = queries.stuck(world.sicoop.read_model(), world.clock.now_ns + 1)
+    assert (reference, "conflict") in {(row["reference"], row["why"]) for row in stuck}
 
 
 def test_R11_reversal_by_another_network_or_terminal(house: House) -> None:
@@ -240,6 +243,11 @@ def test_R13_one_key_stuck_in_the_queue(world: Apart) -> None:
     world.pass_time(30)
     assert [world.states(trace)[2] for trace in (1, 2, 3)] == ["ACTIVA", "LIBERADA", "LIBERADA"]
     assert world.owed() == 1
+    world.holds.policy = deliver
+    world.pass_time(80)
+    assert world.owed() == 0
+    assert {world.states(trace)[1:] for trace in (1, 2, 3)} == {("VENCIDA", "LIBERADA")}
+    assert world.ceibo.available() == world.holder.balance
 
 
 def test_R14_reversal_on_the_next_business_date(tmp_path: Path, layout: str) -> None:

@@ -485,9 +485,9 @@ def test_T22_one_path_for_wrong_code_unknown_person_and_code_of_another(build: B
                 document_type="CI", document=document, token=token,
             )  # fmt: skip
             step = ceibo.begin()
-            began = time.perf_counter_ns()
+            began = time.thread_time_ns()  # of this thread alone, however busy the machine is
             answer = ceibo.ceibo.ask(step, message)
-            taken[name].append(time.perf_counter_ns() - began)
+            taken[name].append(time.thread_time_ns() - began)
             assert answer.key == "CODIGO"
             ceibo.end(step)
         if i % 4 == 3:  # before anything is locked

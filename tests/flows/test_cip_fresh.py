@@ -65,6 +65,45 @@ async def test_q01_view_and_csv_do_not_wait_for_the_read_model(house: CipHouse) 
         assert (await rows(desk))["INV-1"] == "VOIDED"
 
 
+async def test_the_desk_needs_no_read_model_to_begin_with(tmp_path: Path) -> None:
+    """Before there is one for the first time it is an empty list, then all there is."""
+    new = CipHouse(tmp_path)
+    async with new.running() as client, new.client() as desk:
+        await log_in(desk)
+        assert await rows(desk) == {}
+        first = (await new.pay(client, "INV-1")).json()["payment_id"]
+        await new.pay(client, "INV-2", 150_051)
+        assert await rows(desk) == {"INV-1": "CONFIRMED", "INV-2": "DECLINED"}
+        assert await rows(desk, "status=CONFIRMED") == {"INV-1": "CONFIRMED"}
+        page = f"/cip/desk/payments/{first}"
+        browser = Browser(desk)
+        await browser.get(page)
+        await browser.send(f"{page}/refund", {"amount": "50000"})
+        for path in ("pending", "reports", "times", "reports/year/2026"):
+            answer = await desk.get(f"/cip/desk/{path}")
+            assert answer.status_code == 200
+        assert first[-8:] in (await desk.get("/cip/desk/pending")).text
+        assert "150.000 PYG" in (await desk.get("/cip/desk/reports/year/2026")).text
+        new.project()
+        assert await rows(desk) == {"INV-1": "CONFIRMED", "INV-2": "DECLINED"}
+    new.close()
+
+
+async def test_the_desk_finds_what_a_clerk_did(house: CipHouse) -> None:
+    async with house.running() as client, house.client() as desk:
+        await log_in(desk)
+        names = [(await house.pay(client, f"INV-{n}")).json()["payment_id"] for n in range(3)]
+        browser = Browser(desk)
+        await browser.get(f"/cip/desk/payments/{names[1]}")
+        await browser.send(f"/cip/desk/payments/{names[1]}/refund", {"amount": "50000"})
+        for _ in range(2):
+            assert set(await rows(desk, "user=clara")) == {"INV-1"}
+            assert set(await rows(desk, "user=portal")) == {"INV-0", "INV-1", "INV-2"}
+            assert set(await rows(desk, f"application={APP}")) == {"INV-0", "INV-1", "INV-2"}
+            assert await rows(desk, "application=OTHER") == {}
+            house.project()
+
+
 async def test_fresh_rows_of_one_application_are_not_anothers(house: CipHouse) -> None:
     house.command("cip_app_add", id="OTHER", name="Otra")
     hashed = house.flow.book.user(APP, "clara").hashes[0]

@@ -103,7 +103,7 @@ async def locked_out(house: CipHouse, user: str = "ana") -> AsyncIterator[httpx.
 
 
 async def until(true: partial[bool]) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(120):
         while not true():  # noqa: ASYNC110
             await trio.sleep(0.01)
 

@@ -9,7 +9,7 @@ from trio.testing import MockClock as Clock
 
 from protocols.transfiya import check_iou, handle_of, iou_hash
 from protocols.transfiya.times import instant_ns
-from switch.simulators.transfiya import Fault, Transfer
+from switch.simulators.transfiya import Fault, Transfer, _Refused
 from tests.transfiya_house import ANA, LUIS, OPENING, START_NS, House
 
 HUNDRED = 10_000
@@ -115,6 +115,13 @@ async def test_ty_01h_dispatched_is_when_it_was_sent(credit: Any, clock: Clock) 
     created = credit[2]["labels"]
     assert instant_ns(created["dispatched"]) >= instant_ns(created["received"])
     assert instant_ns(created["dispatched"]) - instant_ns(created["received"]) < 10**8
+
+
+async def test_ty_01h_a_repeat_has_a_time_of_its_own(house: House, clock: Clock) -> None:
+    house.network.faults.append(Fault("create", "drop", skip=1, count=1))
+    assert (await house.pay()).status == "COMPLETED"
+    [second] = [v["labels"] for _, v in sent(house, "create") if v["labels"]["type"] == "DOWNLOAD"]
+    assert instant_ns(second["dispatched"]) >= instant_ns(second["received"]) + 2 * 10**8
 
 
 async def test_ty_02a_tag_names_the_created_action(credit: Any, clock: Clock) -> None:
@@ -225,13 +232,39 @@ async def test_ty_04c_dispatched_is_when_it_was_sent(house: House, clock: Clock)
     assert instant_ns(first["dispatched"]) >= instant_ns(first["received"])
 
 
+async def test_ty_04_the_network_takes_continues_of_the_older_kind(
+    house: House, clock: Clock
+) -> None:
+    """The whole signed action under the main action's id; an action that is not signed is none."""
+    house.network.faults.append(Fault("continue", "drop", count=1000))
+    transfer = house.network.begin(ANA, LUIS, "100.00")
+    await house.until(lambda: house.network.calls["continue"] == 1)
+    upload = action(house, transfer, "UPLOAD")
+    rojo, path = house.network.banks["rojo"], ["transfer", transfer.main["action_id"], "continue"]
+    pending = {**transfer.main, "labels": {**transfer.main["labels"]}}
+    with pytest.raises(_Refused):
+        house.network._continue(rojo, path, {}, pending, [])
+    assert not transfer.heard.is_set()
+    house.network.breaches.clear()
+    house.network._continue(rojo, path, {}, upload, [])
+    assert transfer.heard.is_set()
+    house.network.faults.clear()
+    await house.settle()
+    assert transfer.status == "COMPLETED"
+    moved(house, HUNDRED)
+
+
 @pytest.fixture
 async def failed(house: House) -> tuple[House, Transfer, Any]:
-    """The target's proof is refused twice."""
-    house.network.faults.append(Fault("prove", "refuse", skip=2, count=2, value=123))
+    """The target's proof is refused twice, and the word of it is said twice."""
+    house.network.faults += [
+        Fault("prove", "refuse", skip=2, count=2, value=123),
+        Fault("continue", "lose", skip=1),
+    ]  # fmt: skip
     transfer = await house.pay()
     assert transfer.status == "REJECTED"
-    [told] = [one for one in continues(house, transfer) if "error" in one]
+    told = [one for one in continues(house, transfer) if "error" in one]
+    assert len(told) == 2
     return house, transfer, told
 
 
@@ -240,20 +273,30 @@ async def test_ty_05a_error_continue_names_the_transfer(failed: Any, clock: Cloc
     assert f"/transfer/{transfer.tx_ref}/continue" in [p for p, _ in sent(house, "continue")]
 
 
+def given_up_ns(failed: Any) -> int:
+    """When the last answer came: that the second proof was refused."""
+    house, transfer, _ = failed
+    item = house.verde.item("DOWNLOAD", transfer.tx_ref, house.luis)
+    return int(dict(item.history)["FAILING"]) // 10**6 * 10**6
+
+
 async def test_ty_05b_received(failed: Any, clock: Clock) -> None:
-    assert instant_ns(failed[2]["received"]) >= START_NS
+    assert {instant_ns(one["received"]) for one in failed[2]} == {given_up_ns(failed)}
 
 
 async def test_ty_05c_dispatched(failed: Any, clock: Clock) -> None:
-    assert instant_ns(failed[2]["dispatched"]) >= instant_ns(failed[2]["received"])
+    first, second = (instant_ns(one["dispatched"]) for one in failed[2])
+    assert first == given_up_ns(failed)
+    assert second >= first + 2 * 10**8
 
 
 async def test_ty_05d_code(failed: Any, clock: Clock) -> None:
-    assert failed[2]["error"]["code"] == 314
+    assert {one["error"]["code"] for one in failed[2]} == {314}
 
 
 async def test_ty_05e_message(failed: Any, clock: Clock) -> None:
-    assert failed[2]["error"]["message"].startswith("proof-refused")
+    for one in failed[2]:
+        assert one["error"]["message"].startswith("proof-refused: ")
 
 
 # ---- whole transfers
@@ -367,7 +410,7 @@ async def test_ty_13_ty_14_a_call_five_times(
     repeats = [(http, body) for what, http, body in house.network.log if what.startswith("dup")]
     assert len(repeats) == 4
     assert {http for http, _ in repeats} == {"200"}
-    assert len({body["action_id"] for _, body in repeats}) == 1
+    assert all(body == repeats[0][1] for _, body in repeats)
     kind = "UPLOAD" if endpoint == "debit" else "DOWNLOAD"
     assert repeats[0][1]["action_id"] == action(house, transfer, kind)["action_id"]
     moved(house, HUNDRED)

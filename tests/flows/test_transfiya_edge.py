@@ -3,11 +3,13 @@
 import json
 import logging
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 from trio.testing import MockClock as Clock
 
 from protocols.transfiya import SigningKey, check_iou, handle_of, sign_iou
@@ -320,3 +322,53 @@ async def test_ty_59_nothing_secret_is_told(
         assert 'troncal_transfiya_items_ended_total{bank="rojo"' in told
         for access in house.network.banks.values():
             assert "secret" not in repr(access).replace("client_secret", "")
+
+
+@pytest.fixture
+async def house(tmp_path: Path, clock: Clock) -> AsyncIterator[House]:
+    async with House(tmp_path).running(clock) as running:
+        yield running
+
+
+async def test_one_line_of_the_log_for_each_step(house: House, clock: Clock) -> None:
+    """Each with all that finds it again: the transfer, the action, what was done, how it went."""
+    house.network.faults.append(Fault("continue", "status", skip=1, value=503))
+    with capture_logs() as lines:
+        transfer = await house.pay("100.00")
+    found = [
+        one for one in lines if one["event"] == "step" and one["kind"] == "DOWNLOAD"
+    ]  # fmt: skip
+    download = house.verde.item("DOWNLOAD", transfer.tx_ref, house.luis)
+    assert download is not None
+    assert [(one["step"], one["state"]) for one in found] == [
+        ("credit", "RECEIVED"), ("create", "CREATED,ANSWERED"), ("go", "RESERVED"),
+        ("tag", "TAGGED,SIGNED"), ("prove", "ACCEPTED,POSTED"), ("continue", ""),
+        ("continue", "DONE"),
+    ]  # fmt: skip
+    for one in found:
+        assert (one["bank"], one["tx_ref"], one["purpose"]) == ("verde", transfer.tx_ref, "credit")
+        assert one["action_id"] == ("" if one["step"] == "credit" else download.action_id)
+    calls = [one for one in found if "outcome" in one]
+    assert [(one["outcome"], one["http"], one["attempt"]) for one in calls] == [
+        ("ok", 200, 1), ("ok", 200, 1), ("ok", 200, 1), ("unavailable", 503, 1), ("ok", 200, 2),
+    ]  # fmt: skip
+    assert all(isinstance(one["ms"], int) and one["ms"] >= 0 for one in calls)
+
+
+async def test_what_the_network_proves_to_us_is_counted(house: House, clock: Clock) -> None:
+    """All metrics that are promised are there, under their names."""
+    await house.pay()
+    house.rojo.flow.shared.count("iou_check", "ok")
+    house.rojo.flow.shared.count("core_undo", "rojo", "ledger")
+    metrics = Metrics()
+    house.rojo.product.measure(metrics)
+    text = metrics.exposition().decode()
+    for name in (
+        "requests_total", "sync_seconds_count", "calls_total", "call_seconds_count", "items",
+        "items_ended_total", "duplicates_total", "refusals_total", "continue_age_seconds",
+        "continue_late_total", "unresolved_oldest_seconds", "parked", "resumed_total",
+        "core_undo_total", "token_fetch_total", "iou_check_total", "network_errors_total",
+        "booked_minor_total", "conciliation_differences",
+    ):  # fmt: skip
+        family = name.removesuffix("_count")
+        assert re.search(rf"^# TYPE troncal_transfiya_{family} ", text, re.MULTILINE), name

@@ -34,7 +34,7 @@ async def house(tmp_path: Path, clock: Clock, core: Bank) -> AsyncIterator[House
     whole = House(tmp_path)
     rojo = whole.rojo
     path = rojo.directory / "troncal.toml"
-    path.write_text(rojo.text + f'core = "iso8583"\nlink = "{BANK}"\n')
+    path.write_text(rojo.text + f'core = "iso8583"\nlink = "{BANK}"\nhold = false\n')
     rojo.config = configuration.load(path, environ={})
     rojo.ways = lambda node: Ways(node, core)
     whole.of_ledgers = (whole.verde,)

@@ -62,8 +62,18 @@ async def told(acquirer: Acquirer) -> None:
 
 
 async def settle(acquirer: Acquirer, page: Page, *states: str) -> Any:
+    """Wait for the end: then what is charged are the sales that stand, and the page says so."""
     payment = await page.ended(*states)
     assert acquirer.held() == 0
+    confirmed = sum(p.state == "CONFIRMED" for p in acquirer.payments())
+    if acquirer.config.webpay.merchant["597026007976"].authoriser == "ledger":
+        assert acquirer.charged() == 10_000 * confirmed
+    elif not acquirer.bank.code:  # which declines whatever the card
+        undone = {m["37"] for m in acquirer.bank.sent("0420", "0421")}
+        assert len({m["37"] for m in approved(acquirer)} - undone) == confirmed
+    success = payment.state == "CONFIRMED"
+    wanted = "http://example.cl/exito?a=1" if success else "http://example.cl/fracaso"
+    assert page.view.return_url == wanted
     return payment
 
 

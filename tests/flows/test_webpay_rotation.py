@@ -19,7 +19,9 @@ from protocols.webpay import seal
 from protocols.webpay.keyring import Ring, Version
 from protocols.webpay.mac import payment_mac, verify_mac
 from protocols.webpay.pairs import join_pairs, parse_pairs
+from switch.config import ConfigError
 from switch.ops.key_store import KeyStore, KeyStoreError
+from switch.products.webpay_keys import Keys
 from switch.products.webpay_periods import Periods
 from switch.web.webpay import Entered, Refused
 from switch.web.webpay_shop import MerchantKit, ShopError, ShopSettings
@@ -153,6 +155,26 @@ async def test_a_payment_outlives_the_end_of_its_key(tmp_path: Path) -> None:
         payment = page.payment
         pairs = parse_pairs(payment.message)
         assert verify_mac(pairs, payment.signature.hex(), fresh(4096).public_key())
+
+
+async def test_a_private_part_that_was_deleted_is_not_missed_once_it_has_ended(
+    tmp_path: Path,
+) -> None:
+    async with acquiring(tmp_path) as acquirer:
+        now = acquirer.node.clock.wall_ns()
+        rotate(acquirer, OWN, from_ns=now - 2 * HOUR_NS, until_ns=now - HOUR_NS)
+        store = KeyStore(acquirer.config.data / "keys", MASTER)
+        store.forget_private(OWN)
+        with pytest.raises(LookupError):
+            store.private(OWN)
+        acquirer.node.reconfigure(acquirer.config)
+        done = await pay(acquirer, "OC1", own=fresh(4096), shop=old_shop())
+        assert done.state == "CONFIRMED"
+        assert store.public(OWN).key_size == 4096  # for old files
+        assert Keys(acquirer.config, store, now).own["101"].all[0].name == f"{OWN}.2"
+        # One that is accepted still must be there.
+        with pytest.raises(ConfigError, match=OWN):
+            Keys(acquirer.config, store, now - 90 * 60 * 10**9)
 
 
 async def test_a_key_that_cannot_be_read_changes_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from protocols.iso8583.bank import (
@@ -75,6 +76,19 @@ def test_every_request_comes_out_as_it_went_in(m: Any, advice: bool, repeat: boo
         assert message.mti == ("0421" if repeat else "0420")
     else:
         assert message.mti == (("0221" if repeat else "0220") if advice else "0200")
+
+
+@pytest.mark.parametrize("m", [DEBIT, CREDIT], ids=lambda m: type(m).__name__)
+def test_the_first_of_two_phases(m: Any) -> None:
+    held = msgspec.structs.replace(m, hold=True)
+    message = sent(held)
+    assert message.mti == "0100"
+    assert bank_request(message) == held
+    booked = sent(held, advice=True)
+    assert booked.mti == "0220"
+    assert bank_request(booked) == m
+    answer = BANK.decode(message.answer({"39": "51"}, mac=False))
+    assert (answer.mti, bank_answer(answer).code) == ("0110", "51")
 
 
 def test_a_purchase_on_the_wire() -> None:

@@ -915,6 +915,9 @@ def test_export(cli: Cli, config: Config) -> None:
     accounts = list(csv.DictReader(cli("export", "--what", "accounts").stdout.splitlines()))
     assert sum(int(a["debits_posted"]) - int(a["credits_posted"]) for a in accounts) == 0
     assert cli("export", "--what", "holds", "--output", "holds.csv").stdout == ""
+    told = answer_of(cli("export", "--what", "accounts", "--output", "accounts.jsonl", "--json"))
+    assert told == {"file": "accounts.jsonl", "rows": len(accounts)}
+    assert len(Path("accounts.jsonl").read_text().splitlines()) == len(accounts)
     assert Path("holds.csv").read_text() == ""
 
 

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from switch.cli import root
+from switch.cli.apart import free_port
 
 FILE = Path(__file__).parents[1] / "vectors" / "transfiya.json"
 VECTORS: dict[str, Any] = json.loads(FILE.read_text())
@@ -65,14 +66,42 @@ def test_keys_and_signers(tmp_path: Path) -> None:
     with (directory / "troncal.toml").open("a") as file:
         file.write(
             '\n[[transfiya.bank]]\nid = "rojo"\ninbound_auth = "none"\n'
-            f'bank_signer = "{key["handle"]}"\n'
+            f'bank_signer = "{key["handle"]}"\nnetwork_url = "http://127.0.0.1:{free_port()}/v1"\n'
         )
     run("transfiya", "key", "new", "ana", *where)
     add = ("transfiya", "signer", "add", "rojo", "1001", "--key", "ana", "--balance", "100")
+    add += ("--offline",)
     signer = json.loads(run(*add, *where)[1])
+    assert signer["known"] is True
     assert (signer["bank"], signer["account"], signer["status"]) == ("rojo", "1001", "active")
     assert run(*add, *where)[0] == 1
     change = ("transfiya", "signer", "set", "rojo", signer["handle"], "inactive")
     assert json.loads(run(*change, *where)[1])["status"] == "inactive"
     assert json.loads(run("transfiya", "signer", "list", *where)[1])[0]["status"] == "inactive"
     assert json.loads(run("transfiya", "items", *where)[1]) == []
+    # Nobody is there to be told: the signer stays, and the command says so.
+    run("transfiya", "key", "new", "eva", *where)
+    code, output = run("transfiya", "signer", "add", "rojo", "1002", "--key", "eva", *where)
+    assert code == 1
+    assert "does not take it: no answer" in output
+    eva = json.loads(run("transfiya", "signer", "list", *where)[1])[1]
+    assert (eva["account"], eva["known"]) == ("1002", False)
+    assert f"signer register rojo {eva['handle']}" in output
+    code, output = run("transfiya", "signer", "register", "rojo", "w1", *where)
+    assert (code, "rojo has no signer w1" in output) == (1, True)
+    code, output = run("transfiya", "signer", "register", "azul", "w1", *where)
+    assert (code, "there is no bank azul" in output) == (1, True)
+    # Nothing is kept of what is refused.
+    refused = {
+        ("--currency", "XXX"): "has no currency XXX",
+        ("--key", "nobody"): "there is no key nobody",
+        (): "account 1001 has a signer",
+    }
+    for words, told in refused.items():
+        more = ("transfiya", "signer", "add", "rojo", "1001" if not words else "1003")
+        code, output = run(*more, "--key", "eva", *words, "--offline", *where)
+        assert (code, told in output) == (1, True), output
+    assert len(json.loads(run("transfiya", "signer", "list", *where)[1])) == 2
+    code, output = run("transfiya", "key", "new", "no name!", *where)
+    assert (code, "a key has no such name" in output) == (1, True)
+    assert run("transfiya", "items", "--state", "nonsense", *where)[0] == 2

@@ -446,7 +446,7 @@ def tcp_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
 
 async def until(condition: Callable[[], object]) -> None:
     """Real sockets need real time."""
-    with trio.fail_after(5):
+    with trio.fail_after(120):
         while not condition():  # noqa: ASYNC110 (nothing signals it)
             await trio.sleep(0.001)
 

@@ -296,7 +296,7 @@ async def test_a_host_that_dials(nursery: trio.Nursery) -> None:
     listeners = await nursery.start(trio.serve_tcp, accept, 0)
     port = listeners[0].socket.getsockname()[1]
     await nursery.start(server.dial, "127.0.0.1", port)
-    with trio.fail_after(20):
+    with trio.fail_after(120):
         while len(signed_on) < 3:  # noqa: ASYNC110 (nothing signals it)
             await trio.sleep(0.01)
     assert host.book.dump()["states"] == {"ACTIVA": 1}
@@ -357,3 +357,29 @@ async def test_a_bank_posts_purchases_and_undoes_them(autojump_clock: Any, make:
     states = bench.host.book.dump()["states"]
     assert states == {"LIBERADA": 1, "RECHAZADA": 1, "TUMBA": 1}
     assert "4507990000000010" not in str(bench.host.snapshot())
+
+
+async def test_a_bank_holds_and_then_posts_or_lets_go(autojump_clock: Any, make: Any) -> None:
+    bench = make(role="bank")
+    switch = await bench.switch()
+
+    async def ask(message: Any, **options: Any) -> tuple[str, str]:
+        count = len(switch.answers)
+        await switch.send(*bank.request_elements(message, institution="00000012", **options))
+        await switch.until(lambda: len(switch.answers) > count)
+        return switch.answers[-1].mti, switch.answers[-1]["39"]
+
+    def debit(number: int) -> bank.Purchase:
+        return bank.Purchase(
+            operation=f"{number:012}", amount=50_000, currency="COP", account_from="1", hold=True
+        )
+
+    assert await ask(debit(1)) == ("0110", "00")
+    assert await ask(debit(2)) == ("0110", "00")
+    assert bench.host.book.dump()["states"] == {"ACTIVA": 2}
+    assert await ask(debit(1), advice=True) == ("0230", "00")
+    assert await ask(debit(1), advice=True, repeat=True) == ("0230", "00")
+    undo = bank.Reversal(operation=f"{2:012}", amount=50_000, currency="COP")
+    assert await ask(undo) == ("0430", "00")
+    assert await ask(debit(2), advice=True) == ("0230", "21")
+    assert bench.host.book.dump()["states"] == {"CAPTURADA": 1, "LIBERADA": 1}

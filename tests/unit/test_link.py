@@ -13,6 +13,7 @@ from switch.flows.step import Step
 from switch.net.line import Line
 from switch.net.link import INBOUND_MAX, HostReply, HostRequest
 from switch.net.link_state import State
+from switch.net.originals import ORIGINALS_MAX, Originals
 from tests.hosts import WALL_NS, Bench, FakeHost, Session, approve, hold, keys, release
 
 
@@ -65,6 +66,36 @@ async def test_it_signs_on_and_carries_requests(
     assert {m["7"] for m in sent} == {"1122150000"}
     assert bench.counts == {"requests": 3, "answers": 3, "refused_down": 1, "connects": 1}
     assert bench.link.latency.count == 3
+
+
+async def test_what_follows_a_request_names_it_in_de90(
+    autojump_clock: Any, bench: Bench, host: FakeHost
+) -> None:
+    """By STAN and DE7, as often as it is sent; what this process has not sent it cannot name."""
+    await bench.up()
+    bench.ask(1)
+    await bench.answered(1)
+    for token, mti, about in ((10, "0420", 1), (11, "0421", 1), (12, "0420", 2)):
+        assert bench.link.request(mti, release(about), token=token) == ""
+        bench.link.flush()
+        await trio.testing.wait_all_tasks_blocked()
+    sent = [e.message for e in host.sessions[0].messages if isinstance(e, Received)]
+    original = sent[0]
+    named = f"0100{original['11']}{original['7']}" + "0" * 22
+    assert [m["90"] for m in sent[1:]] == [named, named, "0" * 42]
+    assert original["11"] not in {m["11"] for m in sent[1:]}
+
+
+async def test_the_memory_of_originals_is_bounded() -> None:
+    originals = Originals()
+    for number in range(ORIGINALS_MAX + 2):
+        originals.note("0100", {"32": "0012", "37": f"{number:012}", "11": "000007", "7": "1" * 10})
+    originals.note("0800", {"11": "000009", "7": "1" * 10})
+    about = [{"32": "0012", "37": f"{n:012}", "90": "0100" + "0" * 38} for n in (0, ORIGINALS_MAX)]
+    assert originals.complete(about[0]) == about[0]
+    assert originals.complete(about[1])["90"] == "0100000007" + "1" * 10 + "0" * 22
+    named = about[1] | {"90": "0100000003" + "2" * 10 + "0" * 22}
+    assert originals.complete(named) == named, "what is named already stays"
 
 
 async def test_one_write_for_a_turn(autojump_clock: Any, bench: Bench, host: FakeHost) -> None:

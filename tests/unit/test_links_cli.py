@@ -124,6 +124,19 @@ def test_strays_of_both_kinds_are_shown(cli: Cli, monkeypatch: pytest.MonkeyPatc
         assert shown in text
 
 
+def test_strays_of_all_links(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(config: object, command: str, name: str = "") -> list[dict[str, Any]]:
+        if command == "links":
+            return [{"link": "ceibo"}, {"link": "bank1"}]
+        return [{"kind": "late", "at_ns": 1, "answer": {"11": "000007"}, "code": name}]
+
+    monkeypatch.setattr(links, "ask_node", ask)
+    told = answer_of(cli("links", "explain", "--json"))
+    assert [(stray["link"], stray["code"]) for stray in told] == [
+        ("ceibo", "ceibo"), ("bank1", "bank1"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("command", [("links",), ("links", "explain", "x"), ("reload",)])
 def test_only_a_running_node_knows(cli: Cli, command: tuple[str, ...]) -> None:
     result = cli(*command)

@@ -84,7 +84,7 @@ class Responder:
 
     def close(self) -> None:
         self.client.close()
-        self.thread.join(5)
+        self.thread.join(60)
         assert not self.thread.is_alive()
         assert self.problems == []
 
@@ -243,7 +243,7 @@ def echo_run(connections: int, depth: int, count: int) -> tuple[Report, int]:
         report = client.run(payloads(count), 20)
     finally:
         os.close(stopper)
-        server.join(5)
+        server.join(60)
         for s in (*sockets, listener):
             s.close()
         os.close(stop)

@@ -221,9 +221,9 @@ def test_no_half_card_number_at_a_cut() -> None:
     ids=range(10),
 )  # fmt: skip
 def test_s04_no_text_is_expensive(text) -> None:
-    began = time.perf_counter()
+    began = time.thread_time()  # what others do meanwhile is not its expense
     masked_text(text)
-    assert time.perf_counter() - began < 1.0
+    assert time.thread_time() - began < 1.0
 
 
 def test_tracebacks_keep_lines_but_begin_none() -> None:
@@ -333,7 +333,7 @@ def test_nothing_on_stdout() -> None:
         "logs.logger('net').error('one', name='Ana'); logging.getLogger('x').error('two')"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
     )
     assert done.stdout == ""
     assert [json.loads(line)["event"] for line in done.stderr.splitlines()] == ["one", "two"]

@@ -477,14 +477,11 @@ def test_an_unknown_person_takes_the_time_of_a_known_one() -> None:
     """No seed, one seed or four, all wrong: the same work. Best of many, so load matters little."""
     sealed = [VAULT.seal(bytes([i]) * 32, b"") for i in range(4)]
 
-    def best(n: int) -> int:
-        times = []
-        for _ in range(400):
+    best = dict.fromkeys((0, 1, 4), 1 << 62)
+    for _ in range(400):
+        for n in best:  # in turn: a slow moment of the machine hits all alike
             start = time.perf_counter_ns()
             found = VAULT.match(sealed[:n], [b""] * n, "000000", mode="totp", now_s=NOW)
-            times.append(time.perf_counter_ns() - start)
+            best[n] = min(best[n], time.perf_counter_ns() - start)
             assert found == [(0, 0)] * n
-        return min(times)
-
-    none, one, four = best(0), best(1), best(4)
-    assert max(none, one, four) < 1.4 * min(none, one, four)
+    assert max(best.values()) < 1.4 * min(best.values())

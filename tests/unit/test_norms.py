@@ -18,7 +18,7 @@ def refused(field, function, *args):
     with pytest.raises(FieldError) as caught:
         function(*args)
     assert caught.value.field == field
-    assert str(caught.value) == f"not a valid value for {field}"
+    assert str(caught.value) == f"not a valid value for {norms.told_with_form(field)}"
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 

@@ -39,7 +39,7 @@ class Peer:
 
     def close(self) -> None:
         self.client.close()
-        self.thread.join(10)
+        self.thread.join(60)
         assert not self.thread.is_alive()
 
 
@@ -154,7 +154,7 @@ def test_numbers_are_filled_in() -> None:
     assert driven.run(payloads(11), 5).codes == {"00": 11}
     asked = b'{"op":"delivered","trace":0,"original":0}'
     assert driven.run([asked], 1, drain_s=0.2).unanswered == 1
-    thread.join(5)
+    thread.join(60)
     client.close()
     assert [request["trace"] for request in seen] == list(range(1, 13))
     assert seen[-1] == {"op": "delivered", "trace": 12, "original": 11}

@@ -719,7 +719,7 @@ async def test_over_sockets_the_pump_reads(nursery: trio.Nursery, tmp_path: Path
     owner = Keeper(StubNode(Session()))
     link = PlatformLink(NUMBER, settings, node, owner, keys=lambda: [(1, KEY)], pump=pump)
     nursery.start_soon(link.run)
-    with trio.fail_after(20):
+    with trio.fail_after(120):
         await until(lambda: len(link.snapshot()["connections"]) == 2)
         for number in range(1, 301):
             assert link.request(status(str(number)), token=str(number), budget_s=20) == ""

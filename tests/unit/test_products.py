@@ -262,6 +262,55 @@ async def test_calls_are_bounded_and_one_at_a_time_per_key() -> None:
     assert calls.counters.as_dict() == {"ordered": 5, "merged": 1, "done": 4, "failed": 0}
 
 
+async def test_an_act_of_the_callers_own_is_the_call_of_that_name() -> None:
+    """It begins at once, and only where that call neither runs nor waits, and there is a place."""
+    done: list[str] = []
+    gate = trio.Event()
+
+    async def act(key: str) -> None:
+        done.append(f"ordered {key}")
+
+    async def own() -> None:
+        done.append("begun")
+        await gate.wait()
+
+    calls = Calls({"go": act}, concurrent_max=1)
+    assert not calls.begin("go", "a", own), "before it runs"
+    async with trio.open_nursery() as nursery:
+        await nursery.start(calls.run)
+        assert calls.begin("go", "a", own)
+        assert not calls.begin("go", "a", own), "runs already"
+        assert not calls.begin("go", "b", own), "no place"
+        calls.ready(Call("transfiya", "go", "a"))
+        calls.flush()
+        await trio.testing.wait_all_tasks_blocked()
+        assert done == ["begun"]
+        gate.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert done == ["begun", "ordered a"]
+        calls.stop()
+        assert not calls.begin("go", "c", own), "stopping"
+    assert calls.counters.as_dict() == {"ordered": 2, "merged": 0, "done": 2, "failed": 0}
+
+
+async def test_nothing_begins_once_the_calls_are_gone() -> None:
+    """A handler may still be there, and what it wanted to begin is found at the next start."""
+
+    async def act(key: str) -> None:
+        raise AssertionError(key)
+
+    async def own() -> None:
+        raise AssertionError("begun")
+
+    calls = Calls({"go": act}, concurrent_max=1)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(calls.run)
+        nursery.cancel_scope.cancel()
+    assert not calls.begin("go", "a", own)
+    calls.spawn(own)
+    assert calls.running == 0
+
+
 async def test_a_call_that_fails_harms_no_other() -> None:
     done: list[str] = []
 
@@ -374,11 +423,11 @@ async def test_an_app_serves_what_its_products_mount(
     async with trio.open_nursery() as nursery:
         addresses = await nursery.start(partial(app.run, on_ready=lambda addresses: None))
         host, port = addresses["http"]
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=120) as client:
             answer = await client.get(f"http://{host}:{port}/book/sign")
             assert (answer.status_code, answer.text) == (200, "3")
             assert (await client.get(f"http://{host}:{port}/other")).status_code == 404
-        with trio.fail_after(5):
+        with trio.fail_after(120):
             await greeted.wait()
         app.stop.set()
     assert app.products[0].flow.state("ana") == b"greeted"  # type: ignore[attr-defined]

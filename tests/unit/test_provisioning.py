@@ -387,7 +387,6 @@ def test_commands_tell_what_they_changed(node: Node) -> None:
         ({"name": "a", "listen": "127.0.0.1:1", "connect": "127.0.0.1:1"}, "not both"),
         ({"name": "a", "connect": "127.0.0.1"}, "not HOST:PORT"),
         ({"name": "sicoop"}, "exists"),
-        ({"name": "b", "dialect": "bank", "listen": "127.0.0.1:1"}, "cannot dial us"),
     ],
 )
 def test_hosts_that_cannot_be(node: Node, values: dict[str, str], told: str) -> None:
@@ -395,27 +394,35 @@ def test_hosts_that_cannot_be(node: Node, values: dict[str, str], told: str) -> 
         call(node, "host_add", **{"dialect": "ceibo", **values})
 
 
-def test_a_bank_is_dialled(node: Node) -> None:
-    """Nothing here would answer what a bank asks: it gets no listener, now or later."""
-    with pytest.raises(ProvisioningError) as caught:
-        call(node, "host_add", name="b", dialect="bank", listen="127.0.0.1:1")
-    assert "--connect" in caught.value.hint
-    assert node.registry.host("b") is None
-    call(node, "host_add", name="b", dialect="bank", connect="127.0.0.1:1")
-    with pytest.raises(ProvisioningError, match="cannot dial us"):
-        call(node, "host_change", name="b", connect="", listen="127.0.0.1:2")
-    host = node.registry.host("b")
-    assert isinstance(host, Host)
-    assert (host.connect, host.listen) == ("127.0.0.1:1", "")
+def test_a_bank_dials_or_is_dialled(node: Node) -> None:
+    call(node, "host_add", name="b", dialect="bank", listen="127.0.0.1:1")
+    call(node, "host_add", name="c", dialect="bank", connect="127.0.0.1:1")
+    call(node, "host_change", name="c", connect="", listen="127.0.0.1:2")
+    remotes = Remotes(node, Pump(node))
+    remotes.prepare()
+    remotes.bank("b")
+    remotes.check_listeners()
+    assert remotes.addresses() == ["127.0.0.1:1"]  # nobody asks c, so it has nothing to dial
 
 
-def test_a_bank_that_listens_stops_the_start(node: Node) -> None:
-    """As an earlier version would have added it; disabled it does no harm."""
-    node.registry.put(Host("b", "bank", "aes-cmac", listen="127.0.0.1:1"))
-    with pytest.raises(ConfigError, match="cannot dial us"):
-        Remotes(node, Pump(node)).prepare()
-    node.registry.put(Host("b", "bank", "aes-cmac", listen="127.0.0.1:1", disabled=True))
-    Remotes(node, Pump(node)).prepare()
+@pytest.mark.parametrize(
+    ("name", "dialect", "listen", "told"),
+    [
+        ("b", "bank", "", "needs a listener apart"),
+        ("b", "bank", "127.0.0.1:7", "needs a listener apart"),  # where another dialect is read
+        ("b", "bank", "0.0.0.0:1", "listens outside loopback"),
+    ],
+)
+def test_listeners_of_hosts_that_cannot_be(
+    node: Node, name: str, dialect: str, listen: str, told: str
+) -> None:
+    call(node, "host_add", name="own", dialect="ceibo", listen="127.0.0.1:7")
+    call(node, "host_add", name=name, dialect=dialect, listen=listen)
+    remotes = Remotes(node, Pump(node))
+    remotes.prepare()
+    remotes.bank(name)
+    with pytest.raises(ConfigError, match=told):
+        remotes.check_listeners()
 
 
 def test_a_host_moves_and_is_disabled(node: Node) -> None:
@@ -443,3 +450,81 @@ def _journal(config: Config) -> Iterator[bytes]:
     while (group := reader.next()) is not None:
         yield from (payload for _, payload in group.records())
     reader.close()
+
+
+# ---- values that no ledger and no ticket can hold
+
+
+@pytest.mark.parametrize(
+    ("command", "values"),
+    [
+        ("network_add", {"number": "0999", "net_debit_cap": 10**23}),
+        ("network_add", {"number": "0999", "payable_cap": 2**63}),
+        ("network_add", {"number": "0999", "net_debit_cap": -1}),
+        ("network_add", {"number": "0999", "net_debit_cap": 10**15 + 1}),
+        ("network_add", {"number": "0999", "name": "x" * 101}),
+        ("network_add", {"number": "0999", "name": "a\x1b[31mb"}),
+        ("network_add", {"number": "0999", "key": "00" * 32, "version": 256}),
+        ("network_caps", {"number": "0012", "net_debit_cap": 2**64}),
+        ("network_caps", {"number": "0012", "net_debit_cap": 0, "payable_cap": 10**30}),
+        ("network_rotate", {"number": "0012", "key": "00" * 32, "version": 10**23}),
+        ("terminal_rotate", {"number": "00000017", "key": "00" * 32, "version": 300}),
+        ("branch_add", {"number": "18", "network": "0012", "name": "a\nb"}),
+        ("cashier_add", {"number": "9", "network": "0012", "branch": "17", "name": "ñ" * 101}),
+        ("card_add", {"document": "4123456", "balance": 10**23}),
+        ("card_add", {"document": "4123456", "balance": 10**12}),
+        ("card_add", {"document": "4123456", "max_balance": 2**63}),
+        ("card_add", {"document": "4123456", "name": "\ud800"}),
+        ("card_add", {"document": "4123456", "label": "x" * 41}),
+        ("card_fund", {"card": "card-000001", "amount": 2**64}),
+        ("card_voucher", {"card": "card-000001", "amount": 10**20}),
+        ("card_voucher", {"card": "card-000001", "amount": 1, "seconds": 10**20}),
+        ("conciliation_adjust", {
+            "account": "net:0012", "amount": 10**23, "direction": "debit",
+            "signature": {"author": "Ana", "second": "Luis", "reason": "x"},
+        }),
+        (
+            "network_import",
+            {"network": {"number": "0013", "keys": [{"version": 10**23, "key": "00" * 32}]}},
+        ),
+        (
+            "network_import",
+            {"network": {"number": "0013", "keys": [{"version": 256, "key": "00" * 32}]}},
+        ),
+    ],
+)  # fmt: skip
+def test_values_out_of_range_are_refused_and_change_nothing(
+    node: Node, command: str, values: dict[str, Any]
+) -> None:
+    call(node, "network_add", number="0012", net_debit_cap=1000)
+    call(node, "terminal_add", number="00000017", network="0012", branch="17")
+    call(node, "card_add", document="7654321", token_mode="vale", balance=1000)
+    before = node.store.ledger.digest(), node.store.records.digest()
+    with pytest.raises(ProvisioningError) as refused:
+        call(node, command, **values)
+    assert (node.store.ledger.digest(), node.store.records.digest()) == before
+    assert str(refused.value)
+
+
+def test_the_largest_values_are_taken(node: Node) -> None:
+    call(node, "network_add", number="0012", net_debit_cap=10**15, payable_cap=10**15)
+    made = call(node, "card_add", document="7654321", name="María Núñez", balance=10**12 - 1)
+    assert call(node, "card_show", card=made["card"])["available"] == 10**12 - 1
+
+
+def test_a_refusal_says_what_to_do(side: Callable[[str], Cli]) -> None:
+    cli = side("node")
+    cli("network", "add", "0012")
+    for command, told in (
+        (("network", "add", "0012"), "troncal network rotate 0012"),
+        (("network", "add", "12"), "four digits"),
+        (("terminal", "add", "00000017", "--network", "0099", "--branch", 1), "network list"),
+        (("terminal", "add", "17", "--network", "0012", "--branch", 1), "eight digits"),
+        (("card", "add", "--document", "412"), "5 to 8 digits"),
+        (("card", "add", "--document", "4123456", "--balance", 10**23), "999999999999"),
+        (("host", "add", "x", "--dialect", "nope"), "there are: bank, ceibo"),
+    ):
+        result = cli(*command)
+        assert result.exit_code in (1, 2)
+        assert told in result.output
+        assert result.stdout == ""

@@ -152,10 +152,10 @@ def test_choosing_among_many_rules_is_fast() -> None:
 
 
 def _timed_ns(router: Router, key: RouteKey) -> float:
-    began_ns = time.perf_counter_ns()
+    began_ns = time.thread_time_ns()
     for _ in range(500):
         router.choose(key)
-    return (time.perf_counter_ns() - began_ns) / 500
+    return (time.thread_time_ns() - began_ns) / 500
 
 
 # ---- what can be wrong with rules
@@ -250,9 +250,9 @@ def test_many_rules_are_checked_in_time() -> None:
         )
         for _ in range(routing.ROUTES_MAX)
     ]  # fmt: skip
-    began = time.monotonic()
+    began = time.thread_time()
     told(rules)
-    assert time.monotonic() - began < 5
+    assert time.thread_time() - began < 5
 
 
 @pytest.mark.parametrize("hosts", [(), ("a",), ("a", "b")])

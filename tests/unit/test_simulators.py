@@ -361,7 +361,7 @@ async def test_failing_captures_are_declined_so_often(autojump_clock: Any, make:
 
 async def test_a_peer_that_stops_comes_back_with_its_memory(nursery: trio.Nursery) -> None:
     """On a socket: all connections end, none is accepted for a while, the port stays."""
-    platform = SicoopSimulator({NUMBER: KEY}, Rules([Rule(fault="stop_after", argument=0.3)]))
+    platform = SicoopSimulator({NUMBER: KEY}, Rules([Rule(fault="stop_after", argument=1.5)]))
     server = Server(platform.converse)
     platform.stop = server.stop
     host, port = await nursery.start(server.listen, "127.0.0.1", 0)

@@ -19,6 +19,8 @@ from protocols.transfiya import (
     stable,
 )
 from protocols.transfiya.stable import DEPTH_MAX, es_number
+from switch.flows.transfiya_records import ENTRIES, Entry
+from switch.journal.projections.transfiya import PROJECTION
 from switch.sections.transfiya import Bank, Transfiya, findings
 
 HANDLE = "wfsGTaiZ7MpUZ45hcv8A9Wz2wQJP6RVkxk"
@@ -85,3 +87,23 @@ def test_names_of_profiles_are_no_banks(name: str) -> None:
     assert not list(
         findings(Transfiya(bank=(msgspec.structs.replace(section.bank[0], id="rojo"),)))
     )
+
+
+def test_entries_of_the_second_profile_are_shown_beside_items() -> None:
+    """Who must look at a parked one finds it; its account is masked."""
+    entry = Entry(
+        bank="rojo", handle="deb-1", schema="debit", state="parked", intent="int-1",
+        intent_hash="00", arrived_ns=7, account="1001001212", currency="COP", minor=12_345,
+        core="ab", reason="", history=[("parked", 8)],
+    )  # fmt: skip
+    [(table, name, row)] = PROJECTION.rows(ENTRIES, b"key", msgspec.msgpack.encode(entry))
+    assert (table, name, len(row)) == ("transfiya_items", b"key".hex(), PROJECTION.columns[table])
+    assert row[1:6] == ("rojo", "DEBIT", "v2", "int-1", "…1212")
+    assert row[9] == "PARKED"
+    assert row[12:14] == ("deb-1", "ab")
+    assert "1001001212" not in repr(row)
+    [(_, _, later)] = PROJECTION.rows(
+        ENTRIES, b"key", msgspec.msgpack.encode(msgspec.structs.replace(entry, state="prepared"))
+    )  # fmt: skip
+    assert later[9] == "PREPARED"
+    assert entry.open is False

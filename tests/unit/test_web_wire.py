@@ -11,7 +11,7 @@ import httpx
 import pytest
 import trio
 
-from switch.web.wire import PooledTransport
+from switch.web.wire import HEAD_BYTES_MAX, Origin, Pool, PooledTransport
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 
@@ -19,9 +19,10 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 class Server:
     """Answers as told; counts connections and requests."""
 
-    def __init__(self, *answers: bytes, pause_s: float = 0.0) -> None:
+    def __init__(self, *answers: bytes, pause_s: float = 0.0, ends: bool = False) -> None:
         self._answers = list(answers)
         self._pause_s = pause_s
+        self._ends = ends  # closes behind each answer
         self.connections = 0
         self.requests: list[bytes] = []
 
@@ -43,6 +44,8 @@ class Server:
                 if not answer:
                     return
                 await stream.send_all(answer)
+                if self._ends:
+                    return
         except trio.BrokenResourceError:
             return
 
@@ -110,25 +113,67 @@ async def test_what_the_server_closes_is_not_used() -> None:
         assert server.connections == 2
 
 
+async def test_what_stands_behind_an_answer_is_never_another_one() -> None:
+    """Neither a second answer that nobody asked for, nor what is no HTTP at all."""
+    server = Server(answer(b'{"a": 1}') + answer(b'{"b": 2}'), answer(b"[]") + b"nonsense")
+    async with serving(server) as url, pool() as transport:
+        assert (await ask(transport, url)).content == b'{"a": 1}'
+        assert (await ask(transport, url)).content == b"[]"
+        assert (await ask(transport, url)).content == b"[]"
+        assert server.connections == 3
+
+
+async def test_interim_answers_and_bodies_that_end_with_the_connection() -> None:
+    class Closing(Server):
+        async def __call__(self, stream: trio.abc.Stream) -> None:
+            self.connections += 1
+            await stream.receive_some(65_536)
+            await stream.send_all(self._answers[0])
+            await stream.aclose()
+
+    interim = b"HTTP/1.1 103 Early Hints\r\nx-minka-warning: a\r\n\r\n"
+    async with serving(Closing(interim + OK + b"\r\n[1]")) as url, pool() as transport:
+        for _ in range(2):
+            response = await ask(transport, url)
+            assert (response.status_code, response.content) == (200, b"[1]")
+            assert "x-minka-warning" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("target", "value"),
+    [
+        ("/v1/a b", "x"), ("/v1\r\nx: y", "x"), ("v1", "x"), ("/v1", "x\r\ny: z"),
+        ("/v1", "x\0"), ("/v1", "\u20ac"),
+    ],
+    ids=repr,
+)  # fmt: skip
+async def test_nothing_is_smuggled_into_a_request(target: str, value: str) -> None:
+    server = Server(answer())
+    async with serving(server) as url:
+        wire = Pool(connections_max=1, idle_s=1.0, body_bytes_max=10)
+        with pytest.raises(httpx.LocalProtocolError):
+            await wire.exchange(Origin.of(url), "GET", target, [("x-api-key", value)], b"")
+        assert server.connections == 0
+
+
+CUT_OFF = OK + b"content-length: 10\r\n\r\n{}"
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
+        OK + b"x: " + bytes(HEAD_BYTES_MAX).replace(b"\0", b"a"),
+        OK + b"content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n{}",
         answer(bytes(1001)),
         answer(more=b"content-encoding: gzip\r\n"),
         b"nonsense\r\n\r\n",
-        OK + b"content-length: 10\r\n\r\n{}",
+        CUT_OFF,
         b"",
     ],
-    ids=["too long", "encoded", "no HTTP", "cut off", "nothing"],
+    ids=["head too long", "two lengths", "too long", "encoded", "no HTTP", "cut off", "nothing"],
 )
 async def test_what_is_no_answer(wrong: bytes) -> None:
-    class Cut(Server):
-        async def __call__(self, stream: trio.abc.Stream) -> None:
-            with trio.move_on_after(0.2):
-                await super().__call__(stream)
-            await stream.aclose()
-
-    server = Cut(wrong)
+    server = Server(wrong, ends=wrong == CUT_OFF)  # else it only ends where the client ends it
     async with serving(server) as url, pool() as transport:
         with pytest.raises(httpx.TransportError):
             await ask(transport, url)

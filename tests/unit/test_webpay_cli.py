@@ -23,9 +23,10 @@ PARSED = vectors()["bitacora_parse"]
 ROUND_TRIPS = vectors()["kit_round_trip"]
 
 
-def run(*arguments: object) -> Result:
-    """One command; what it printed and its exit code."""
-    return CliRunner().invoke(root, [str(a) for a in arguments], catch_exceptions=False)
+def run(*arguments: object, given: str = "") -> Result:
+    """One command; what it printed and its exit code. `given`: its standard input."""
+    words = [str(a) for a in arguments]
+    return CliRunner().invoke(root, words, input=given, catch_exceptions=False)
 
 
 def pem(directory: Path, name: str) -> Path:
@@ -72,6 +73,26 @@ def test_wp_54_check_mac_never_crashes(content: bytes) -> None:
 
 
 # ---- bitacora
+
+
+@given(
+    content=st.binary(max_size=300) | st.sampled_from([c["text"] for c in PARSED]).map(
+        lambda text: text.encode("latin-1")[: len(text) * 2 // 3]
+    ),
+    events=st.binary(max_size=300),
+    form=st.sampled_from(["table", "json", "csv"]),
+)  # fmt: skip
+def test_wp_54_bitacora_never_crashes(content: bytes, events: bytes, form: str) -> None:
+    with TemporaryDirectory() as directory:
+        Path(directory, "b").write_bytes(content)
+        Path(directory, "e").write_bytes(events)
+        done = run(
+            "webpay", "bitacora", Path(directory, "b"), "--events", Path(directory, "e"),
+            "--format", form, "--key", pem(Path(directory), "webpay_cert_101"),
+        )  # fmt: skip
+    assert done.exit_code in (0, 1)
+    if form == "json":
+        assert isinstance(json.loads(done.stdout), list)
 
 
 @pytest.mark.parametrize("case", PARSED, ids=lambda case: f"WP-54-{case['id']}")
@@ -209,6 +230,59 @@ def test_a_rotated_key_verifies_old_files_and_new_ones(tmp_path: Path, node: Pat
     assert run("webpay", "check-mac", file, "-c", node).stdout == "CORRECTO\n"
 
 
+def test_the_private_part_of_an_ended_key_is_deleted(tmp_path: Path, node: Path) -> None:
+    (tmp_path / "own.pem").write_bytes(private_pem("merchant_test_2048"))
+    (tmp_path / "next.pem").write_bytes(private_pem("sim_webpay_4096"))
+    at = ("-c", node)
+    run("webpay", "key", "add", "shop", tmp_path / "own.pem", *at)
+    run("webpay", "key", "add", "theirs", pem(tmp_path, "webpay_cert_101"), *at)
+    forget = ("webpay", "key", "forget")
+    assert [run(*forget, name, "--yes", *at).exit_code for name in ("shop", "theirs", "x")] == [
+        1
+    ] * 3
+    run("webpay", "key", "rotate", "shop", tmp_path / "next.pem", "--overlap-days", 1, *at)
+    early = run(*forget, "shop", "--yes", *at)
+    assert (early.exit_code, "has not ended" in early.stderr) == (1, True)
+    run("webpay", "key", "end", "shop", *at)
+    assert run(*forget, "shop", *at, given="n\n").exit_code == 1
+    file = node.parent / "data" / "keys" / "shop.key"
+    assert file.exists()
+    done = run(*forget, "shop", *at, "--json", given="y\n")
+    assert (json.loads(done.stdout)["private"], file.exists()) == (False, False)
+    assert run(*forget, "shop", "--yes", *at).exit_code == 1  # it is gone
+    assert run(*forget, "shop.2", "--yes", *at).exit_code == 1  # it is used
+    text = (
+        f'{node.read_text()}\n[webpay_shop."597026007976"]\nkey = "shop"\nwebpay_key = "theirs"\n'
+    )
+    node.write_text(text)
+    rows = json.loads(run("webpay", "doctor", *at, "--json").stdout)
+    (row,) = (r for r in rows if r["subject"] == "shop")
+    assert (row["state"], "private part deleted" in row["detail"]) == ("note", True)
+    shown = run("webpay", "key", "show", "shop", *at).stdout
+    assert shown.encode() == public_pem("merchant_test_2048")  # for old files
+
+
+# ---- cards of our own ledger
+
+
+@pytest.mark.parametrize("number", ["4051885600446623\n", " 4051 8856 0044 6623"])
+def test_a_card_of_our_own_ledger(node: Path, number: str) -> None:
+    add = ("webpay", "card", "add", "--balance", 5000, "-c", node)
+    done = run(*add, "--json", given=number)
+    assert json.loads(done.stdout) == {
+        "card": "405188******6623", "currency": "CLP", "balance": 5000,
+    }  # fmt: skip
+    data = [path.read_bytes() for path in node.parent.rglob("*") if path.is_file()]
+    assert not any(b"4051885600446623" in content for content in data)
+
+
+@pytest.mark.parametrize("number", ["", "4051885600446624", "405188560044662x", "1" * 70])
+def test_what_is_no_card_gets_no_account(node: Path, number: str) -> None:
+    done = run("webpay", "card", "add", "-c", node, given=number)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "card number" in done.stderr
+
+
 # ---- archives and old kits
 
 
@@ -226,6 +300,9 @@ def test_kcc51_is_off_and_then_decodes(
     assert (off.exit_code, off.stdout) == (1, "")
     monkeypatch.setenv("TRONCAL_WEBPAY_ALLOW_KCC51", "true")
     assert run(*arguments).stdout == case["message"] + "\n"
+    said = {run(*arguments, "--merchant", code).stderr for code in ("597026016975", "1234567890")}
+    right = {"its checksum is right\n"} if case.get("payment_mac_ok") else set()
+    assert said == {"its checksum is wrong\n"} | right
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])

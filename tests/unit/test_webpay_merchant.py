@@ -63,7 +63,7 @@ def kit_body(**values: Any) -> bytes:
     return shopform.notification_body(wire, MERCHANT)
 
 
-async def post(shop: WebpayMerchant, path: str, body: bytes, wait_s: float = 10) -> bytes | None:
+async def post(shop: WebpayMerchant, path: str, body: bytes, wait_s: float = 120) -> bytes | None:
     """Post as the acquirer does; all bytes of the answer; None: silence."""
     host, port = shop.notify_address
     head = (
@@ -212,7 +212,7 @@ async def test_nobody_listens_until_it_is_taken_back(shop: WebpayMerchant) -> No
 
 
 async def test_faults_are_set_by_json(shop: WebpayMerchant) -> None:
-    async with httpx.AsyncClient(base_url=shop.site_url) as client:
+    async with httpx.AsyncClient(base_url=shop.site_url, timeout=120) as client:
         faults = {ORDER: {"answer": "rechazado", "delay_ms": {"headers": 5}}}
         answer = await client.post("/sim/faults", json=faults)
         assert answer.json()[ORDER]["answer"] == "rechazado"

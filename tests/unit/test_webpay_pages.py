@@ -13,6 +13,7 @@ import httpx
 import msgspec
 import pytest
 
+from core_ext._journal import JournalFull
 from switch.web.mounts import App
 from switch.web.requests import BadForm, Rate, unique_pairs
 from switch.web.webpay import (
@@ -223,6 +224,15 @@ async def test_wp_45_each_state_has_one_page_and_all_others_lead_there(
                 assert answer.headers["location"] == f"/webpay/{page}/{ID}"
 
 
+async def test_the_waiting_page_comes_again_and_the_form_when_it_has_expired(table: Table) -> None:
+    async with browser(app_of(table)) as holder:
+        form = (await holder.get(f"/webpay/pago/{ID}")).text
+        table.change(state="DECIDING")
+        waiting = (await holder.get(f"/webpay/espera/{ID}")).text
+    assert '<meta http-equiv="refresh" content="2">' in waiting
+    assert '<meta http-equiv="refresh" content="601">' in form
+
+
 async def test_only_confirmed_shows_success(table: Table) -> None:
     async with browser(app_of(table)) as holder:
         for state in ("DECLINED", "DECLINED_UNACKED", "REVERSING", "REVERSED", "ABORTED"):
@@ -263,6 +273,21 @@ async def test_wrong_input_shows_the_form_without_number_or_code(table: Table) -
     assert "4051" not in page
     assert '<option value="SI-3" selected>' in page
     assert page.count('aria-invalid="true"') == 2
+
+
+async def test_wp_33_a_payment_that_cannot_be_written_down_shows_an_error(table: Table) -> None:
+    async def full(page_id: str, nonce: str, card: Card) -> None:
+        raise JournalFull("no room for another step")
+
+    table.pay = full  # type: ignore[method-assign]
+    transport = httpx.ASGITransport(app_of(table), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="https://w") as holder:
+        holder.cookies.set(cookie_name(ID), COOKIE, path="/webpay")
+        answer = await holder.post(f"/webpay/pago/{ID}", data=GOOD)
+    assert answer.status_code == 503
+    assert "no está disponible" in answer.text
+    assert PAN not in answer.text
+    assert answer.headers["cache-control"] == "no-store"
 
 
 async def test_wp_46_the_third_wrong_input_ends_it(table: Table) -> None:

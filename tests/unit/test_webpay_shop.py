@@ -287,6 +287,60 @@ async def test_the_kit_opens_decides_writes_and_replies_sealed(
     assert len(list(shop.settings.directory.glob("TBK_EVN*.log"))) == 1
 
 
+async def test_the_line_is_on_disk_before_the_reply_is_made(
+    shop: MerchantKit, orders: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders.create(MERCHANT, "T1", "599000")
+    on_disk: list[int] = []
+    seal_message = shop.seal_message
+
+    def sealed(message: bytes) -> str:
+        on_disk.append(sum(path.stat().st_size for path in shop.files()))
+        return seal_message(message)
+
+    monkeypatch.setattr(shop, "seal_message", sealed)
+    text = "#".join(f"{name}={value}" for name, value in result().pairs).encode()
+    async with client(shop_app([shop], orders, clock=time.monotonic)) as browser:
+        for amount in ("599000", "100"):
+            changed = text.replace(b"TBK_MONTO=599000", b"TBK_MONTO=" + amount.encode())
+            await browser.post(
+                "/cgi-bin/tbk_bp_resultado.cgi", content=notification(changed), headers=FORM
+            )
+    lines = shop.files()[0].read_bytes().splitlines(keepends=True)
+    assert [line[:3] for line in lines] == [b"ACK", b"ERR"]
+    assert on_disk == [len(lines[0]), len(lines[0]) + len(lines[1])]
+
+
+async def test_one_process_serves_many_shops_each_with_its_own_orders(
+    shop: MerchantKit, orders: Orders, tmp_path: Path
+) -> None:
+    other = kit(tmp_path / "other", merchant="597026007984", currency="USD")
+    orders.create(MERCHANT, "T1", "599000")
+    orders.create("597026007984", "T1", "599000")
+    text = "#".join(f"{name}={value}" for name, value in result().pairs).encode()
+    body = notification(text).replace(MERCHANT.encode(), b"597026007984")
+    async with client(shop_app([shop, other], orders, clock=time.monotonic)) as browser:
+        await browser.post("/cgi-bin/tbk_bp_resultado.cgi", content=body, headers=FORM)
+    states = [
+        found.state for code in (MERCHANT, "597026007984")
+        if (found := orders.order(code, "T1")) is not None
+    ]  # fmt: skip
+    assert states == ["NEW", "PAID"]
+    assert (len(shop.files()), len(other.files())) == (0, 1)
+
+
+def test_a_sale_that_was_rejected_here_disputes_nothing(shop: MerchantKit, orders: Orders) -> None:
+    """Of two approvals of an order the second is rejected, and its reversal is as it must be."""
+    orders.create(MERCHANT, "T1", "599000")
+    assert check(shop, orders, result(tx="77")).word == "ACEPTADO"
+    assert check(shop, orders, result(tx="78")).word == "RECHAZADO"
+    second = result(tx="78")
+    text = bitacora.line("ERR", MERCHANT, second.pairs, second.mac)
+    records = bitacora.parse(text, public("sim_webpay_4096")).records
+    assert reconcile(orders, MERCHANT, records) == []  # whichever day's file is looked at
+    assert state(orders) == "PAID"
+
+
 async def test_what_the_kit_cannot_open_gets_a_sealed_refusal_and_no_line(
     shop: MerchantKit, orders: Orders
 ) -> None:

@@ -1,4 +1,4 @@
-"""The payment application's tables: payments, their events, adjustments and report runs.
+"""The payment application's tables: payments, adjustments and report runs.
 
 Card numbers are masked before they reach the journal already; names and documents of payers are
 here in clear, because the service desk looks for them: each view of them is in the audit trail.
@@ -19,7 +19,7 @@ CREATE TABLE IF NOT EXISTS cip_payments (
     amount INTEGER, fee INTEGER, currency TEXT, cip TEXT, source_code TEXT, source TEXT,
     instrument_type TEXT, instrument TEXT, payer_name TEXT, payer_reference TEXT,
     created_ns INTEGER, confirmed_ns INTEGER, refunded INTEGER, number INTEGER, created_by TEXT,
-    reason TEXT, custom BLOB, payer_search TEXT, codes TEXT)
+    reason TEXT, custom BLOB, payer_search TEXT, codes TEXT, actors TEXT)
     STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS cip_payments_by_time ON cip_payments (application, created_ns);
 CREATE INDEX IF NOT EXISTS cip_payments_by_reference ON cip_payments (application, client_ref);
@@ -59,12 +59,13 @@ def payment_row(p: Payment) -> tuple[Any, ...]:
         p.code("CIP"), p.code("SOURCE"), p.source, p.instrument_type, p.instrument, p.payer.name,
         p.payer_reference, p.created_ns, p.confirmed_ns, p.refunded, number, p.created_by, p.reason,
         rec.encode(p.custom), search, " ".join(c.code for c in p.confirmations),
+        " ".join(sorted({event.actor for event in p.events if event.actor})),
     )  # fmt: skip
 
 
 PROJECTION = Projection(
     schema=_SCHEMA,
-    columns={"cip_payments": 24, "cip_adjustments": 14, "cip_runs": 14},
+    columns={"cip_payments": 25, "cip_adjustments": 14, "cip_runs": 14},
     spaces=frozenset((rec.PAYMENTS, rec.ADJUSTMENTS, rec.RUNS)),
     rows=_rows,
 )

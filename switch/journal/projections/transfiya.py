@@ -1,5 +1,8 @@
-"""TransfiYa in the read model: one row per piece of work. Handles are masked; what the network may
-be asked about (reference, action, tx_id) is here in full."""
+"""TransfiYa in the read model: one row per piece of work, entries of profile v2 among them.
+
+Handles and accounts are masked; what the network may be asked about (reference, action or entry,
+`tx_id`) is here in full.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +10,7 @@ from typing import Any
 import msgspec
 
 from switch.flows.operations import encode
-from switch.flows.transfiya_records import ITEMS, Item
+from switch.flows.transfiya_records import ENTRIES, ITEMS, PREFIX, Entry, Item
 from switch.journal.projections import Projection
 
 _SCHEMA = """
@@ -25,6 +28,7 @@ CREATE INDEX IF NOT EXISTS transfiya_proven ON transfiya_items (bank, accepted_n
 """
 
 _decode = msgspec.msgpack.Decoder(Item).decode
+_decode_entry = msgspec.msgpack.Decoder(Entry).decode
 
 
 def masked(handle: str) -> str:
@@ -33,8 +37,17 @@ def masked(handle: str) -> str:
 
 
 def _rows(space: int, key: bytes, value: bytes) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
-    i = _decode(value)
     name = key.hex()
+    if space == ENTRIES:
+        e = _decode_entry(value)
+        history = [(state.upper(), at_ns) for state, at_ns in e.history]
+        yield "transfiya_items", name, (
+            name, e.bank, e.schema.upper(), PREFIX, e.intent, f"…{e.account[-4:]}", e.currency,
+            str(e.minor), e.minor, e.state.upper(), e.reason, 0, e.handle, e.core, e.arrived_ns,
+            0, 0, False, False, False, encode(history),
+        )  # fmt: skip
+        return
+    i = _decode(value)
     row = (
         name, i.bank, i.kind, i.purpose, i.tx_ref, masked(i.user), i.symbol, i.amount, i.minor,
         i.state, i.reason, i.code, i.action_id, i.core, i.arrived_ns, i.deadline_ns,
@@ -44,5 +57,5 @@ def _rows(space: int, key: bytes, value: bytes) -> Iterator[tuple[str, Any, tupl
 
 
 PROJECTION = Projection(
-    schema=_SCHEMA, columns={"transfiya_items": 21}, spaces=frozenset((ITEMS,)), rows=_rows
+    schema=_SCHEMA, columns={"transfiya_items": 21}, spaces=frozenset((ITEMS, ENTRIES)), rows=_rows
 )
