@@ -27,8 +27,8 @@ from switch.ops.keys import MasterKey, base32, from_base32
 from switch.provisioning import Provisioning
 from tests.house import BRANCH, NETWORK, configuration
 
-READY_S = 60.0
-STOP_S = 30.0
+READY_S = 120.0
+STOP_S = 120.0
 BALANCE = 1_000_000
 STEP_S = 60
 CARDS_A_STEP = 500

@@ -1,4 +1,4 @@
-"""Crash cases G07 and G08 of the payment application, with processes that are killed."""
+"""Crash cases G07, G08 and Q04 of the payment application, with processes that are killed."""
 
 import os
 import signal
@@ -11,8 +11,10 @@ import httpx
 import pytest
 import trio
 
+from switch.admin_socket import ProvisioningError
 from switch.cli.base import CliError
-from switch.cli.cip_world import Prepared, World, prepare, running
+from switch.cli.cip_world import APP, Prepared, World, prepare, running
+from switch.cli.provision import ask_node, provision
 from switch.flows import cip_records as rec
 from switch.journal.store import State
 from switch.simulators.cip_sof import SofSite
@@ -49,7 +51,7 @@ async def doomed(prepared: Prepared) -> AsyncIterator[World]:
 async def until_known(site: SofSite, reference: str) -> str:
     """What a site does that got no answer: ask with its own reference, until it is decided."""
     order = site._order(0, reference)
-    with trio.fail_after(90):
+    with trio.fail_after(120):
         while True:
             try:
                 await site.look(order)
@@ -73,7 +75,7 @@ async def test_g07_killed_between_approval_and_update(tmp_path: Path) -> None:
                 await world.site.pay(150_073, CARD, "INV-1")
 
         nursery.start_soon(ask)
-        with trio.fail_after(60):
+        with trio.fail_after(120):
             while await status_of(world.site, "INV-1") != "SUBMITTED":  # noqa: ASYNC110
                 await trio.sleep(0.05)
         await kill(world.process)
@@ -129,3 +131,78 @@ async def _pay_until_it_dies(site: SofSite, numbers: Any, told: dict[str, str]) 
             return
         assert order.status == "CONFIRMED", order
         told[reference] = order.cip
+
+
+async def test_q04_killed_between_cuts_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
+    """Reports are cut all the time while sites pay and the node is killed: every confirmed payment
+    is in one run, every run has its file, and what is sent again says the same."""
+    settings = {"cip.budget_auth_s": 20.0}
+    prepared = await trio.to_thread.run_sync(
+        lambda: prepare(tmp_path / "node", settings, report_folder="reports")
+    )
+    told: dict[str, str] = {}
+    numbers = iter(range(10_000))
+    cuts: list[str] = []
+    for life in range(1, ROUNDS + 2):
+        async with doomed(prepared) as world, trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(_pay_until_it_dies, world.site, numbers, told)
+            nursery.start_soon(_cut_until_it_dies, prepared, cuts)
+            with trio.fail_after(120):
+                while len(cuts) < 3 * life or sum(map(bool, told.values())) < 6 * life:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            await kill(world.process)
+    async with running(prepared) as world:
+        for reference in list(told):
+            order = world.site._order(0, reference)
+            await world.site.look(order)
+            if order.http_status == 404:
+                await world.site.pay(150_000, CARD, reference)
+            assert await until_known(world.site, reference) == "CONFIRMED"
+        for command, values in (("cip_report_run", {"application": APP}),
+                                ("cip_report_send", {"run": APP})):  # fmt: skip
+            await trio.to_thread.run_sync(lambda c=command, v=values: _command(prepared, c, **v))
+        with trio.fail_after(120):
+            while {run["state"] for run in await _runs(prepared)} != {"ACKED"}:  # noqa: ASYNC110
+                await trio.sleep(0.05)
+        runs = await _runs(prepared)
+    payments, _ = books(prepared)
+    lines = {run["run"]: _details(prepared, run["run"]) for run in runs}
+    own = [run["run"] for run in runs if not run["repeats"]]
+    assert sorted(line.split(b",")[3].decode() for name in own for line in lines[name]) == sorted(
+        payments
+    )
+    assert set(cuts) <= set(own), "what was told to be cut is there"
+    (repeat,) = [run for run in runs if run["repeats"]]
+    assert lines[repeat["run"]] == lines[repeat["repeats"]]
+    assert {repeat["sha256"]} == {r["sha256"] for r in runs if r["run"] == repeat["repeats"]}
+
+
+def _command(prepared: Prepared, command: str, **values: Any) -> Any:
+    return provision(prepared.config, command, **values)
+
+
+async def _runs(prepared: Prepared) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = await trio.to_thread.run_sync(
+        lambda: _command(prepared, "cip_report_list", application=APP)
+    )
+    return found
+
+
+def _details(prepared: Prepared, run: str) -> list[bytes]:
+    """The lines of the one file of a run."""
+    (file,) = (prepared.config.data / "reports").glob(f"*-{run}.csv")
+    return [line for line in file.read_bytes().splitlines() if line.startswith(b"D,")]
+
+
+async def _cut_until_it_dies(prepared: Prepared, cuts: list[str]) -> None:
+    """Only through a running node: a command on a stopped directory would open it itself."""
+    while True:
+        try:
+            run = await trio.to_thread.run_sync(
+                lambda: ask_node(prepared.config, "cip_report_run", application=APP)
+            )
+        except (ProvisioningError, CliError, OSError):
+            return
+        cuts.append(run["run"])
+        await trio.sleep(0.05)

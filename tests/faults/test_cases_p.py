@@ -34,16 +34,17 @@ from tests.faults.wire import Wire
 pytestmark = pytest.mark.layouts("apart")
 NO = ("91", "NO_ENTREGUE")
 T_RED, T_HOLD = 4, 2  # seconds, as the three are configured here
-SLACK_S = 1.5  # of a machine with other things to do
+TIMED_OUT = ("RECHAZO_REGISTRADO", "VENCIDA")  # sicoop waited for ceibo, and no longer than T_HOLD
+REFUSED = ("RECHAZO_REGISTRADO", "RECHAZADA")  # sicoop did not even ask
 
 
 @asynccontextmanager
-async def lasts(least_s: float, most_s: float) -> AsyncIterator[None]:
-    """The block takes so long."""
+async def lasts(least_s: float) -> AsyncIterator[None]:
+    """The block takes no less. How much more is the machine's affair; what ended it is recorded."""
     began = time.monotonic()
     yield
     took = time.monotonic() - began
-    assert least_s <= took <= most_s, f"took {took:.2f} s, not {least_s} to {most_s}"
+    assert took >= least_s, f"took {took:.2f} s, not {least_s}"
 
 
 class Place:
@@ -61,12 +62,17 @@ class Place:
         sicoop = self.three.at_sicoop().get(trace)
         return ("" if red is None else red.state, "" if sicoop is None else sicoop.state)
 
+    def waited_s(self, trace: int) -> float:
+        """How long red waited before it decided, by its own record."""
+        history = self.three.at_red()[trace].history
+        return (history[-1][1] - history[0][1]) / 1e9
+
     async def more(self, answers: list[Answer], count: int = 5) -> None:
         """Wait until so many more answers have come."""
         wanted = len(answers) + count
         await self.until(lambda: len(answers) >= wanted)
 
-    async def until(self, done: Callable[[], Any], within_s: float = 40.0) -> None:
+    async def until(self, done: Callable[[], Any], within_s: float = 120.0) -> None:
         with trio.fail_after(within_s):
             while True:
                 result = done()
@@ -127,20 +133,20 @@ async def test_P01_silent_between_sicoop_and_ceibo(tmp_path: Path) -> None:
     async with place(tmp_path, relays=True) as here:
         here.to_ceibo.mode = "silent"
         # In flight: the time-out path, at T_HOLD.
-        async with lasts(T_HOLD - 0.8, T_HOLD + SLACK_S):
+        async with lasts(T_HOLD - 0.8):
             answer = await here.till.cash_out()
         assert (answer.code, answer.instruction) == NO
         first = here.till.trace
         # Echoes fail meanwhile: the link is DOWN, and new work is refused fast.
         await here.until(partial(_link_down, here.three, "sicoop", "ceibo"))
-        async with lasts(0, 1):
-            answer = await here.till.cash_out()
+        answer = await here.till.cash_out()
         assert (answer.code, answer.instruction) == NO
         here.to_ceibo.mode = "pass"
         await through(here.till)
         assert (await here.till.cash_out()).instruction == "ENTREGUE"
         await here.three.agreed()
-        assert here.end(first) == ("RECHAZO_REGISTRADO", "VENCIDA")  # E2
+        assert here.end(first) == TIMED_OUT  # E2
+        assert here.end(first + 1) == REFUSED
 
 
 async def test_P01_silent_between_red_and_sicoop(tmp_path: Path) -> None:
@@ -148,13 +154,12 @@ async def test_P01_silent_between_red_and_sicoop(tmp_path: Path) -> None:
     values = {"session_heartbeat_s": 3}
     async with place(tmp_path, relays=True, values=values) as here:
         here.to_sicoop.mode = "silent"
-        async with lasts(T_RED - 0.8, T_RED + SLACK_S):
+        async with lasts(T_RED - 0.8):
             answer = await here.till.cash_out()
         assert (answer.code, answer.instruction, answer.state) == (*NO, "ERROR")
         first = here.till.trace
         await here.until(partial(_link_down, here.three, "red", "platform-0012"))
-        async with lasts(0, 1):
-            answer = await here.till.cash_out()
+        answer = await here.till.cash_out()
         assert (answer.code, answer.instruction) == NO
         here.to_sicoop.mode = "pass"
         await through(here.till)
@@ -162,6 +167,8 @@ async def test_P01_silent_between_red_and_sicoop(tmp_path: Path) -> None:
         await here.three.agreed()
         red, sicoop = here.end(first)
         assert red == "ERROR"  # E3
+        assert here.waited_s(first) >= T_RED - 0.1
+        assert here.waited_s(first + 1) == 0, "refused at once"
         assert sicoop in ("TUMBA", "REVERSADA")
 
 
@@ -188,8 +195,7 @@ async def test_P02_no_approval_without_ceibo(tmp_path: Path) -> None:
         await here.three.kill("ceibo")
         await here.until(partial(_link_down, here.three, "sicoop", "ceibo"))
         for kind in (here.till.cash_out, here.till.deposit) * 3:
-            async with lasts(0, 1):
-                answer = await kind()
+            answer = await kind()
             assert (answer.code, answer.state) == ("91", "RECHAZO_REGISTRADO")
             assert answer.instruction in ("NO_ENTREGUE", "NO_RECIBA")
         refused = list(here.till.told)
@@ -197,7 +203,7 @@ async def test_P02_no_approval_without_ceibo(tmp_path: Path) -> None:
         await through(here.till)
         assert (await here.till.cash_out()).instruction == "ENTREGUE"
         agreed = await here.three.agreed()
-        assert {here.end(trace)[0] for trace in refused} == {"RECHAZO_REGISTRADO"}  # E2
+        assert {here.end(trace) for trace in refused} == {REFUSED}  # E2, at once
         assert agreed.amounts["ceibo"] == {"cash_out": 50_000, "deposit": 0}
 
 
@@ -219,10 +225,10 @@ async def test_P03_one_probe_at_a_time(tmp_path: Path) -> None:
         answers = []
         with trio.move_on_after(3):
             while True:
-                async with lasts(0, 1):
-                    answers.append(await here.till.cash_out())
+                answers.append(await here.till.cash_out())
                 await trio.sleep(0.1)
         assert {(a.code, a.instruction) for a in answers} == {NO}  # E2
+        refused = list(here.till.told)
         assert here.to_ceibo.hanging_most == 1, "one probe at a time"
         assert here.to_ceibo.opened - before <= 6, "with pauses"
         here.to_ceibo.mode = "pass"
@@ -230,6 +236,7 @@ async def test_P03_one_probe_at_a_time(tmp_path: Path) -> None:
         await through(here.till)
         assert (await here.till.cash_out()).instruction == "ENTREGUE"
         await here.three.agreed()
+        assert {here.end(trace) for trace in refused} == {REFUSED}, "at once"
 
 
 # ---- P04 to P06: an issuer that answers late, in part, or never ----------------------------------
@@ -238,13 +245,14 @@ async def test_P03_one_probe_at_a_time(tmp_path: Path) -> None:
 async def test_P04_a_slow_ceibo_declines_and_releases(tmp_path: Path) -> None:
     slow = Rule(fault="late", argument=T_HOLD + 1.0, operation="hold")
     async with place(tmp_path, rules=(slow,)) as here:
-        async with lasts(T_HOLD - 0.8, T_HOLD + SLACK_S):
+        async with lasts(T_HOLD - 0.8):
             answers = await _together(here.till, 5)
         assert {(a.code, a.instruction) for a in answers} == {NO}  # E2
         await here.issuer.settled({"LIBERADA": 5})
         # The approvals came all the same, and are counted: alarms go by that counter's rate.
         await here.until(partial(_late, here.three, 5))
         assert {here.end(t)[0] for t in here.till.told} == {"RECHAZO_REGISTRADO"}
+        assert all(here.waited_s(t) < T_RED for t in here.till.told), "at sicoop's time-out"
         late = 'troncal_link_events_total{link="ceibo",what="late"}'
         assert await here.three.metric("sicoop", late) == 5
 
@@ -328,7 +336,7 @@ async def test_P07_a_standby_takes_over_the_directory(tmp_path: Path) -> None:
 
         async with trio.open_nursery() as working:
             working.start_soon(ask)
-            with trio.fail_after(40):
+            with trio.fail_after(120):
                 while sum(issuer.states().values()) < 9:  # noqa: ASYNC110 (nothing signals it)
                     await trio.sleep(0.01)
             await found.kill("sicoop")
@@ -425,12 +433,15 @@ async def _encrypted(directory: Path, days: float) -> AsyncIterator[tuple[Three,
 
 async def test_P09_an_expired_certificate_is_refused(tmp_path: Path) -> None:
     async with _encrypted(tmp_path, days=-1) as (found, one):
-        async with lasts(0, 2):
-            answer = await one.cash_out()
+        answer = await one.cash_out()
         assert (answer.code, answer.instruction) == NO
+        (told,) = found.at_red().values()
+        assert told.history[0][1] == told.history[-1][1], "refused at once"
         assert found.at_sicoop() == {}, "nothing got there"  # E0
-        row = await _link(found, "red", "platform-0012")
-        assert "expired" in row["last_failure"]
+        # red tries before sicoop listens, too: then it was refused for another reason.
+        with trio.fail_after(60):
+            while "expired" not in (await _link(found, "red", "platform-0012"))["last_failure"]:  # noqa: ASYNC110
+                await trio.sleep(0.05)
         row = await _link(found, "sicoop", "ceibo")
         assert row["state"] not in ("UP", "DEGRADED")
 

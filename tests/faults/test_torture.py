@@ -1,4 +1,4 @@
-"""Four processes under kills, stops and partitions, then compared; see `tests.faults.torture`.
+"""All processes under kills, stops and partitions, then compared; see `tests.faults.torture`.
 
 `TRONCAL_TORTURE_S=600` is the long run (`make torture`), `TRONCAL_SEED` repeats the choices of one,
 though not its timing.
@@ -13,9 +13,9 @@ import pytest
 
 from tests.faults.torture import torture
 
-SECONDS = float(os.environ.get("TRONCAL_TORTURE_S", "40"))
+SECONDS = float(os.environ.get("TRONCAL_TORTURE_S", "8"))
 SEED = int(os.environ.get("TRONCAL_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
-ROUND_S = 15.0
+ROUND_S = min(15.0, SECONDS)
 
 
 @pytest.mark.alone
@@ -58,3 +58,25 @@ async def test_a_role_that_forgets_what_it_owes_is_found_out(tmp_path: Path) -> 
             await world.lose("sicoop")
         if isinstance(found.value, ExceptionGroup):
             assert found.value.split(AssertionError)[1] is None, "and nothing else is wrong"
+
+
+# A payment application that takes a reversal for done before its bank has heard of it.
+CARELESS = """
+from switch.__main__ import main
+from switch.flows.cip_bank import BankSource
+
+BankSource.undo = lambda *_, again=False: True
+main()
+"""
+
+
+@pytest.mark.alone
+@pytest.mark.timeout(300)
+@pytest.mark.skipif("TRONCAL_TORTURE_S" not in os.environ, reason="part of `make torture`")
+async def test_a_reversal_taken_for_done_is_found_out_at_the_bank(tmp_path: Path) -> None:
+    even = SEED * 2  # what is unknown is undone
+    async with torture(tmp_path, even, program={"cip": ("-c", CARELESS)}) as world:
+        with pytest.raises(
+            (AssertionError, ExceptionGroup), match=r"VOIDED, at the bank|Exceptions"
+        ):
+            await world.mute_bank()

@@ -89,7 +89,7 @@ def _agree(world: World, paid: list[Paid], records: dict[str, list[bitacora.Reco
 
 async def issuer_at_rest(world: World) -> None:
     """Until every reversal has been acknowledged."""
-    with trio.move_on_after(60):
+    with trio.move_on_after(120):
         while True:
             metrics = await trio.to_thread.run_sync(world.metrics)
             pending = [v for n, v in metrics.items() if "webpay_reversals_pending" in n]
@@ -99,7 +99,7 @@ async def issuer_at_rest(world: World) -> None:
 
 
 def _text(url: str) -> str:
-    return httpx.get(url, timeout=30).text
+    return httpx.get(url, timeout=120).text
 
 
 def leaves_no_card(directory: Path, cards: list[str], metrics: str) -> None:

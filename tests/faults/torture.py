@@ -1,4 +1,4 @@
-"""red, sicoop, ceibo and a bank as real processes, mistreated under load; then all are compared.
+"""red, sicoop, ceibo and banks as real processes, mistreated under load; then all are compared.
 
 A `Torture` runs in rounds. While a round lasts, cashiers work at their terminals and a `Weather`
 does what its seed says: processes are killed, stopped and let go on, ended and started again; lines
@@ -6,7 +6,9 @@ are cut, reset, refused, left hanging, slowed, and made into black holes in one 
 everything is healed: all must be up again in bounded time, every cashier settles what he has open,
 and the registers, the ledgers and the cards of all processes must say what the cashiers were told.
 
-The bank is a second issuer, with cards of its own, which sicoop sends the larger amounts to.
+There are two banks. One is a second issuer, with cards of its own, which sicoop sends the larger
+amounts to. The other is a host of the `bank` dialect, behind a payment application with sites of
+its own (`tests.faults.payments`); its book is compared as well.
 """
 
 import random
@@ -37,22 +39,26 @@ from switch.journal.verify import Report, verify
 from switch.ops.keys import from_base32
 from switch.provisioning import Provisioning
 from switch.simulators.terminal import OutcomeUnknown, SignOnFailed, Terminal, tcp
+from tests.faults import payments
 from tests.faults.apart import AGREED_S, BALANCE, BOTH, LINK, NETWORK, SHORT, Relay, Three
 from tests.faults.cashiers import NOTHING, PAID, Broken, Cashier, Operation, Traces
 from tests.faults.process import Card
-from tests.faults.secrets_left import keys_left
+from tests.faults.secrets_left import keys_left, texts_left
 
 ROLES = ("ceibo", "bank", "sicoop", "red")
+PAYMENTS = ("host", "cip")  # of the payment application: its bank, and itself
+ALL = PAYMENTS + ROLES
 BANK = "bank"
 BANK_FROM = 40_000  # amounts from here on go to the bank
 TERMINALS = 4
 CASHIERS = 3  # at each terminal: two have cards of ceibo, one of the bank
 CARDS = 5  # of each cashier
+SITES = 3
 PACE_S = 0.12  # between two requests of a cashier, at most
-FAULTS_MAX = 3  # at a time
+FAULTS_MAX = 4  # at a time
 BLACKOUTS = 0.04  # of all faults: the power goes for everybody
 LONG_S = 7.0  # longer than every budget
-LIVE_S = 30.0  # until everybody is served again once the faults have ended
+LIVE_S = 60.0  # until everybody is served again once the faults have ended, beside any load
 ANSWERED_S = SHORT["budgets_terminal_s"] + 6.0  # red's budget, and a machine with other work
 LAG_S = 1.5  # a harness that stood still for so long cannot judge times
 SEEN_AFTER_S = 2.0  # until the effects of a fault that has ended are over, for whoever waits
@@ -66,18 +72,24 @@ amount_min = {BANK_FROM}
 """
 
 
-# ---- four processes ------------------------------------------------------------------------------
+# ---- the processes -------------------------------------------------------------------------------
 
 
-class WithBank(Apart):
-    """Three roles and a bank; `program` runs a role otherwise than `python -m switch` does."""
+class WithBanks(Apart):
+    """Three roles, a bank, and a payment application with the host of its bank.
+
+    `program` runs a role otherwise than `python -m switch` does.
+    """
 
     program: dict[str, tuple[str, ...]]
+    house: payments.House
 
     def command(self, role: str) -> list[str]:
+        program = self.program.get(role, ("-m", "switch"))
+        if role in PAYMENTS:
+            return self.house.command(role, program)
         python, *_ = super().command("ceibo")
         config = self.configs[role]
-        program = self.program.get(role, ("-m", "switch"))
         command = [python, *program, "serve", "-c", str(config.path)]
         host, port = self.addresses[role]
         own = LISTENER.get(role, "ceibo")
@@ -86,19 +98,22 @@ class WithBank(Apart):
             command += ["--listen", f"{name}={address}"]
         return command
 
+    def log(self, role: str) -> Path:
+        return self.house.log(role) if role in PAYMENTS else super().log(role)
+
 
 class Lines:
     """The lines between the processes, by the side that is dialled."""
 
     def __init__(self) -> None:
-        self.relays = {role: Relay() for role in ROLES}
+        self.relays = {role: Relay() for role in ALL}
 
     def __getitem__(self, role: str) -> Relay:
         return self.relays[role]
 
-    async def run(self, apart: Apart, nursery: trio.Nursery) -> None:
+    async def run(self, apart: WithBanks, nursery: trio.Nursery) -> None:
         for role, relay in self.relays.items():
-            relay.target = apart.addresses[role]
+            relay.target = (apart.addresses | apart.house.addresses)[role]
             await nursery.start(relay.run)
 
     def heal(self) -> None:
@@ -107,14 +122,15 @@ class Lines:
 
 
 @asynccontextmanager
-async def four(
+async def provisioned(
     directory: Path,
     *,
     terminals: int = TERMINALS,
     cards: int = TERMINALS * CASHIERS * CARDS,
+    inquiry: bool = True,
     program: dict[str, tuple[str, ...]] | None = None,
 ) -> AsyncIterator[tuple[Three, Lines, list[MadeCard]]]:
-    """Four provisioned processes with relays before each, not started; and the bank's cards."""
+    """All processes with relays before each, not started; and the bank's cards."""
     lines = Lines()
     apart = await prepare(
         directory, network=NETWORK, terminals=terminals, branches=2,
@@ -122,8 +138,9 @@ async def four(
         net_debit_cap=900_000_000_000, values=SHORT, toml={"sicoop": LINK + BANK_LINK + ROUTES},
         sicoop_at=[lines["sicoop"].address], ceibo_at=lines["ceibo"].address,
     )  # fmt: skip
-    whole = WithBank(**{name: getattr(apart, name) for name in apart.__dataclass_fields__})
+    whole = WithBanks(**{name: getattr(apart, name) for name in apart.__dataclass_fields__})
     whole.program = program or {}
+    whole.house = await payments.prepared(directory, lines["host"].address, inquiry=inquiry)
     bank_cards = await _add_bank(whole, directory, lines[BANK].address, cards)
     found = Three(whole)
     try:
@@ -211,13 +228,13 @@ class Weather:
 
     def _strike(self, nursery: trio.Nursery) -> None:
         chance = self._chance
-        roles = [role for role in ROLES if role not in self._busy]
-        lines = [role for role in ROLES if f"{role} line" not in self._busy]
+        roles = [role for role in ALL if role not in self._busy]
+        lines = [role for role in ALL if f"{role} line" not in self._busy]
         if len(self._busy) >= FAULTS_MAX or not lines:
             return
-        if len(roles) == len(ROLES) and chance.random() < BLACKOUTS:
+        if len(roles) == len(ALL) and chance.random() < BLACKOUTS:
             role, kind, target = "red", self._blackout, "all"
-            self._busy |= set(ROLES)
+            self._busy |= set(ALL)
         elif chance.random() < 0.45:
             role = chance.choice(roles)
             kind = chance.choice(self._of_processes)
@@ -246,7 +263,7 @@ class Weather:
             await kind(role, lasts_s)
         finally:
             span[1] = trio.current_time() + SEEN_AFTER_S
-            self._busy -= set(ROLES) if target == "all" else {target}
+            self._busy -= set(ALL) if target == "all" else {target}
 
     def excuse(self, from_s: float, until_s: float) -> None:
         self._disturbed.append([from_s, until_s])
@@ -271,14 +288,14 @@ class Weather:
 
     async def _blackout(self, role: str, lasts_s: float) -> None:
         """The power goes, for all of them; they come back in any order."""
-        for each in ROLES:
+        for each in ALL:
             await self._killed(each)
         await trio.sleep(min(lasts_s, 1.0))
-        for each in self._chance.sample(ROLES, len(ROLES)):
+        for each in self._chance.sample(ALL, len(ALL)):
             await self._found.spawn(each)
-        for each in ROLES:
+        for each in ALL:
             await self._found.wait_ready(each)
-        self._figures.starts += len(ROLES)
+        self._figures.starts += len(ALL)
 
     async def _killed(self, role: str) -> None:
         assert self._found.alive(role), f"{role} ended by itself:\n{self._found.tail(role)}"
@@ -457,6 +474,9 @@ class Torture:
         self, found: Three, lines: Lines, bank_cards: Sequence[MadeCard], seed: int
     ) -> None:
         self.found, self.lines, self.seed = found, lines, seed
+        assert isinstance(found.apart, WithBanks)
+        self.apart = found.apart
+        self.sites = payments.Sites(self.apart.house, lines["cip"].address, seed)
         self.figures = Figures()
         self.weather = Weather(found, lines, self.figures)
         self.phase: Literal["work", "rest", "settle"] = "rest"
@@ -506,6 +526,8 @@ class Torture:
         async with trio.open_nursery() as working:
             for shop in self.shops:
                 working.start_soon(shop.work)
+            for _ in range(SITES):
+                working.start_soon(self.sites.work, lambda: self.phase == "work")
             await self.weather.storm(f"{self.seed} {self.figures.rounds}", seconds)
             self.phase = "rest"
         began_s = trio.current_time()
@@ -531,9 +553,25 @@ class Torture:
         await self._settled(everything=False)
         await self._compared(within_s=10.0)
 
+    async def mute_bank(self) -> None:
+        """A round with one planned fault: the bank hears of payments, and is not heard."""
+        self.phase = "work"
+        async with trio.open_nursery() as working:
+            for _ in range(SITES):
+                working.start_soon(self.sites.work, lambda: self.phase == "work")
+            await trio.sleep(3)
+            self.lines["host"].hold("back")
+            await trio.sleep(3)
+            self.lines["host"].reset()
+            self.lines.heal()
+            self.phase = "rest"
+        await self._settled(everything=False)
+        await self._compared()
+
     async def _settled(self, *, everything: bool) -> None:
         self.phase = "settle"
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(self.sites.settle, everything=everything))
             for shop in self.shops:
                 nursery.start_soon(partial(shop.settle, everything=everything))
 
@@ -541,24 +579,33 @@ class Torture:
         """Ask for everything once more, compare, and end the processes in good order."""
         await self._settled(everything=True)
         await self._compared()
-        for role in reversed(ROLES):
+        for role in reversed(ALL):
             code = await self.found.stop(role)
             assert code == 0, f"{role} ended with {code}:\n{self.found.tail(role)}"
-        for role in ROLES:
-            report = await trio.to_thread.run_sync(_verified, self.found.apart.configs[role])
+        for role, config in self._configs.items():
+            report = await trio.to_thread.run_sync(_verified, config)
             assert report.ok, (role, report.problems)
             assert report.holds_open == 0, role
+        for role in ALL:
             assert "Traceback" not in self.found.apart.log(role).read_text(), role
         await trio.to_thread.run_sync(self._look_for_secrets)
 
+    @property
+    def _configs(self) -> dict[str, Config]:
+        """Of everybody with a data directory; the bank's host has its book instead."""
+        return self.found.apart.configs | {"cip": self.apart.house.config}
+
     def _look_for_secrets(self) -> None:
-        """Keys are in no file. (Documents have the digits of too many numbers here.)"""
-        apart = self.found.apart
-        keys = [bytes.fromhex(value) for value in apart.host_keys.values()]
+        """Keys are in no file, and card numbers in none of the payment application. (Documents
+        have the digits of too many numbers here.)"""
+        apart = self.apart
+        keys = [
+            bytes.fromhex(v) for v in (*apart.host_keys.values(), *self.apart.house.keys.values())
+        ]
         keys += [apart.network_key.key, *(terminal.key.key for terminal in apart.terminals)]
-        for role in ROLES:
-            directory = apart.configs[role].path.parent
-            assert keys_left(directory, keys) == []
+        for config in self._configs.values():
+            assert keys_left(config.path.parent, keys) == []
+        assert texts_left(self.apart.house.config.path.parent, [payments.PAN], []) == []
 
     async def _watch(self) -> None:
         """Find out when this process itself stood still."""
@@ -578,6 +625,7 @@ class Torture:
         """Raises Broken, where what was told is not what is."""
         self._compare_register()
         self._compare_cards()
+        self.sites.compare()
         paid = {"cash_out": 0, "deposit": 0}
         for _, operation in self.operations:
             if operation.states <= PAID:
@@ -632,7 +680,9 @@ class Torture:
         cells = (
             f"seed {self.seed}", figures.rounds, f"{seconds:,.0f}", self._kills,
             faults["freeze"], faults["restart"], self._partitions, f"{len(self.operations):,}",
-            f"{sum(c.answers for c in cashiers):,}", sum(c.unanswered for c in cashiers), findings,
+            f"{len(self.sites.bills):,}",
+            f"{sum(c.answers for c in cashiers) + self.sites.answers:,}",
+            sum(c.unanswered for c in cashiers) + self.sites.unanswered, findings,
         )  # fmt: skip
         return f"| {' | '.join(map(str, cells))} |"
 
@@ -643,14 +693,14 @@ class Torture:
     @property
     def _kills(self) -> int:
         faults = self.figures.faults
-        return faults["kill"] + 2 * faults["kill_starting"] + len(ROLES) * faults["blackout"]
+        return faults["kill"] + 2 * faults["kill_starting"] + len(ALL) * faults["blackout"]
 
     @property
     def _partitions(self) -> int:
         return sum(self.figures.faults[name] for name in LINE_FAULTS)
 
     def report(self, seconds: float) -> str:
-        figures, cashiers = self.figures, self._cashiers
+        figures, cashiers, sites = self.figures, self._cashiers, self.sites
         faults = figures.faults
         states = Counter(next(iter(o.states)) or "unknown" for _, o in self.operations)
         return "\n".join(
@@ -664,6 +714,8 @@ class Torture:
                 f"{sum(c.unanswered for c in cashiers)} requests without one, "
                 f"{sum(c.resent for c in cashiers)} resent, "
                 f"{sum(c.repeats for c in cashiers)} repeats",
+                f"{len(sites.bills)} payments {sites.ends}, {sites.answers} answers, "
+                f"{sites.unanswered} requests without one, {sites.repeats} repeats",
                 f"settled after faults in {max(figures.live_s, default=0.0):.1f} s at most; "
                 f"longest answer in good weather for red {figures.longest_wait_s:.1f} s",
             )
@@ -687,13 +739,18 @@ def _verified(config: Config) -> Report:
 async def torture(
     directory: Path, seed: int, *, program: dict[str, tuple[str, ...]] | None = None
 ) -> AsyncIterator[Torture]:
-    """Everything up and running; gone at the end, however it went."""
+    """Everything up and running; gone at the end, however it went.
+
+    Of an even seed the bank behind the payment application cannot be asked what became of a
+    payment: what is unknown is undone.
+    """
     async with (
-        four(directory, program=program) as (found, lines, bank_cards),
+        provisioned(directory, inquiry=bool(seed % 2), program=program) as made_of,
         trio.open_nursery() as nursery,
     ):
-        await lines.run(found.apart, nursery)
+        found, lines, bank_cards = made_of
         made = Torture(found, lines, bank_cards, seed)
-        await found.start(*ROLES)
+        await lines.run(made.apart, nursery)
+        await found.start(*ALL)
         yield made
         nursery.cancel_scope.cancel()

@@ -170,5 +170,8 @@ class Wire:
     def ask(self, message: dict[str, Any]) -> dict[str, Any]:
         self.send(message)
         answer = self.receive()
+        while answer is not None and answer["op"] == "echo":  # we had been silent for long
+            self.send({"op": "echo_answer"})
+            answer = self.receive()
         assert answer is not None
         return answer

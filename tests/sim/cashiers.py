@@ -47,7 +47,7 @@ class Operation:
 
     def begin(self) -> None:
         errand, world = self.errand, self.world
-        holder = world.holders[errand.holder]
+        holder = world.holder(errand)
         values: dict[str, Any] = {
             "trace": errand.trace, "document": holder.document, "cashier": CASHIER,
             "amount": errand.amount, "currency": "PYG",

@@ -1,13 +1,15 @@
 """What goes wrong, drawn from the seed: fates of messages, stalls of disks, disturbances."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 NS = 1_000_000_000
 STORM_S = 120  # faults begin within this time of the start, and end with it
 HOLDERS = 4
 ROLES = ("red", "sicoop", "ceibo")
 LINKS = ("session", "issuer")
+BANK = "bank"  # a second issuer, and sicoop's link with it
+BANK_FROM = 701_000  # amounts from here on go there
 KINDS = ("hold", "confirm", "confirm", "reverse", "annul", "capture", "release", "status")
 # Weighted: the roles apart have the most messages to lose.
 LAYOUTS: tuple[tuple[str, ...], ...] = (
@@ -66,6 +68,7 @@ class Plan:
     disturbances: tuple[Disturbance, ...]
     rates: dict[str, float] = field(default_factory=dict)  # of lose, twice, late, slow_disk
     meddling: tuple[Meddling, ...] = ()
+    bank: bool = False
 
 
 def plan(seed: int) -> Plan:
@@ -86,7 +89,27 @@ def plan(seed: int) -> Plan:
     meddling: tuple[Meddling, ...] = ()
     if chance.random() < 0.15:
         meddling = tuple(_meddling(chance, errands) for _ in range(chance.randint(1, 4)))
-    return Plan(seed, layout, errands, tuple(disturbances), rates, meddling)
+    made = Plan(seed, layout, errands, tuple(disturbances), rates, meddling)
+    luck = random.Random(f"{seed} bank")
+    return _with_bank(luck, made) if luck.random() < 0.3 else made
+
+
+def _with_bank(chance: random.Random, made: Plan) -> Plan:
+    """The same with a second issuer, which some errands go to, and with faults of its own."""
+    errands = tuple(
+        replace(errand, amount=BANK_FROM + 1000 * chance.randrange(100))
+        if chance.random() < 0.6
+        else errand
+        for errand in made.errands
+    )
+    count = chance.choice((0, 1, 2, 3))
+    own = [
+        disturbance
+        for _ in range(count)
+        for disturbance in _disturbance(chance, errands, (BANK,), (BANK,))
+    ]
+    disturbances = sorted((*made.disturbances, *own), key=lambda d: d.at_s)
+    return replace(made, errands=errands, disturbances=tuple(disturbances), bank=True)
 
 
 def _errand(chance: random.Random, trace: int) -> Errand:
@@ -117,7 +140,10 @@ def _meddling(chance: random.Random, errands: tuple[Errand, ...]) -> Meddling:
     )
 
 
-def _disturbance(chance: random.Random, errands: tuple[Errand, ...]) -> list[Disturbance]:
+def _disturbance(
+    chance: random.Random, errands: tuple[Errand, ...], roles: tuple[str, ...] = ROLES,
+    links: tuple[str, ...] = LINKS,
+) -> list[Disturbance]:  # fmt: skip
     """Most of them hit close to where something is going on."""
     near = chance.choice(errands).at_s + chance.choice((0.0, 0.02, 0.02, 0.02, 0.05, 14.9, 25.0))
     at_s = near + chance.random() * chance.choice((0.02, 0.02, 0.02, 0.5, 5.0))
@@ -127,7 +153,7 @@ def _disturbance(chance: random.Random, errands: tuple[Errand, ...]) -> list[Dis
     )[0]
     at_s = min(at_s, STORM_S - 1.0)
     for_s = chance.choice((0.05, 1.0, 10.0, 30.0, 80.0, 100.0))
-    target = chance.choice(ROLES if what in ("crash", "clock", "stall") else LINKS)
+    target = chance.choice(roles if what in ("crash", "clock", "stall") else links)
     match what:
         case "crash":
             how = chance.choice(("lost", "lost", "torn", "written"))

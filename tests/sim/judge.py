@@ -7,11 +7,12 @@ the cards and what each cashier was told are counted here a second time, from th
 import random
 import sqlite3
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from protocols.messages import Answer
 from switch.flows import operations as ops
-from switch.flows.operations import RedOperation
+from switch.flows.operations import CeiboHold, RedOperation
 from switch.journal.agreement import Agreement, compare
 from switch.journal.projector import Projector
 from switch.journal.verify import verify
@@ -30,9 +31,11 @@ ENDED = ("REGISTRADA", "ENTREGADA", "ANULADA", *REFUSED)
 
 
 def agreed(world: World) -> Agreement:
-    """What the three roles say together, as they stand in memory."""
-    red, sicoop, ceibo = (world.places[role].node.store for role in ("red", "sicoop", "ceibo"))
-    return compare(red, sicoop, ceibo)
+    """What the roles say together, as they stand in memory."""
+    red, sicoop, *issuers = (
+        world.places[role].node.store for role in ("red", "sicoop", *world.issuers)
+    )
+    return compare(red, sicoop, *issuers)
 
 
 def is_settled(world: World) -> bool:
@@ -129,34 +132,41 @@ def _judge_operation(world: World, operation: Operation) -> None:
 
 def _judge_cards(world: World, operations: list[Operation]) -> None:
     """Each card has what red's register says has been taken out and paid in, to the guaraní."""
-    moved = [0] * len(world.holders)
+    moved = {name: [0] * len(world.holders[name]) for name in world.issuers}
     for operation in operations:
         red = register(world, operation)
         if red is not None and red.state in ("REGISTRADA", "ENTREGADA"):
             sign = -1 if operation.kind == "cash_out" else 1
-            moved[operation.errand.holder] += sign * operation.errand.amount
-    node = world.places["ceibo"].node
-    for holder, change in zip(world.holders, moved, strict=True):
-        card = node.registry.card(holder.card)
-        balance = None if card is None else node.store.ledger.balance(card.account)
-        assert balance is not None
-        if balance.available != BALANCE + change:
-            text = f"{balance.available} instead of {BALANCE + change}"
-            raise Finding(f"a card has {text}")
+            name = world.issuer_of(operation.errand.amount)
+            moved[name][operation.errand.holder] += sign * operation.errand.amount
+    for name, changes in moved.items():
+        node = world.places[name].node
+        for holder, change in zip(world.holders[name], changes, strict=True):
+            card = node.registry.card(holder.card)
+            balance = None if card is None else node.store.ledger.balance(card.account)
+            assert balance is not None
+            if balance.available != BALANCE + change:
+                text = f"{balance.available} instead of {BALANCE + change}"
+                raise Finding(f"a card of {name} has {text}")
 
 
 def _judge_codes(world: World) -> None:
     """One code is good for one operation, and one hold is captured once."""
-    node = world.places["ceibo"].node
-    used: Counter[tuple[str, int]] = Counter()
-    for _, value in node.store.records.items(ops.CEIBO_HOLDS):
-        hold = ops.decode_ceibo(value)
+    used: Counter[tuple[str, str, int]] = Counter()
+    for name, hold in _holds(world):
         if hold.token_step:
-            used[hold.card, hold.token_step] += 1
+            used[name, hold.card, hold.token_step] += 1
         if Counter(state for state, _ in hold.history)["CAPTURADA"] > 1:
             raise Finding(f"captured twice: {hold.history}")
     if any(count > 1 for count in used.values()):
         raise Finding("a code was accepted twice")
+
+
+def _holds(world: World) -> Iterator[tuple[str, CeiboHold]]:
+    """Every hold with the name of its issuer."""
+    for name in world.issuers:
+        for _, value in world.places[name].node.store.records.items(ops.CEIBO_HOLDS):
+            yield name, ops.decode_ceibo(value)
 
 
 def _judge_replay(world: World, operations: list[Operation]) -> None:
@@ -210,15 +220,16 @@ def _judge_secrets(world: World, operations: list[Operation]) -> None:
 
 def _judge_notices(world: World) -> None:
     """Every holder's app was told how each operation with his card ended (rule R12)."""
-    place = world.places["ceibo"]
-    projector = Projector(place.config, place.data, MASTER)
-    projector.catch_up()
-    projector.close()
-    db = sqlite3.connect(projector.path)
-    told = {row[0] for row in db.execute("SELECT id FROM notices")}
-    db.close()
-    for _, value in place.node.store.records.items(ops.CEIBO_HOLDS):
-        hold = ops.decode_ceibo(value)
+    told = set()
+    for name in world.issuers:
+        place = world.places[name]
+        projector = Projector(place.config, place.data, MASTER)
+        projector.catch_up()
+        projector.close()
+        db = sqlite3.connect(projector.path)
+        told |= {(name, row[0]) for row in db.execute("SELECT id FROM notices")}
+        db.close()
+    for name, hold in _holds(world):
         what = "annulled" if hold.compensated else APP[hold.state]
-        if hold.card and f"{hold.network}{hold.operation}:{what}" not in told:
+        if hold.card and (name, f"{hold.network}{hold.operation}:{what}") not in told:
             raise Finding(f"the app was not told that {hold.operation} was {what}: {told}")

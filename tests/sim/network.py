@@ -26,15 +26,16 @@ from switch.flows.nonces import NonceBook
 from switch.flows.platform_port import PlatformPort
 from switch.flows.step import Step
 from switch.net.saf import StoreAndForward
+from switch.routing import Route, Router
 from tests.house import NETWORK
-from tests.sim.faults import NS
+from tests.sim.faults import BANK, BANK_FROM, NS
 
 if TYPE_CHECKING:
     from tests.sim.world import Place, World
 
 SILENCE_S = 60.0  # until a dead connection is noticed by its echoes
 HOST = "sicoop"
-LINK = "ceibo"
+ROUTES = (Route((BANK,), operations=("cash_out", "deposit"), amount_min=BANK_FROM),)
 DIALECT = Dialect.load("ceibo")
 FRAMING = Framing.from_dict({})
 KEYS = (bytes(range(16)), bytes(range(32)), bytes(range(1, 33)))
@@ -394,7 +395,7 @@ class SessionLink(Link):
 
 
 class IssuerLink(Link):
-    """sicoop's link with ceibo; payloads are ISO 8583, laid out and MACed by real connections."""
+    """sicoop's link with an issuer; payloads are ISO 8583, laid out and MACed by connections."""
 
     _port: IssuerPort | None = None
     _desk: IssuerDesk | None = None
@@ -412,16 +413,18 @@ class IssuerLink(Link):
 
     def attach(self, place: "Place") -> None:
         node = place.node
-        if "sicoop" in place.roles and "ceibo" not in place.roles:
+        if self.near in place.roles and self.far not in place.roles:
             keys = _keys()
             self._port = IssuerPort(
-                name=LINK, node=node, sicoop=node.sicoop, debts=StoreAndForward(),
-                nonces=NonceBook(LINK, node.store.records, keys), calendar=node.calendar,
+                name=self.far, node=node, sicoop=node.sicoop, debts=StoreAndForward(),
+                nonces=NonceBook(self.far, node.store.records, keys), calendar=node.calendar,
                 budgets=node.config.budgets, answer_s=15.0, events=_no_event,
             )  # fmt: skip
             self._port.attach(self)
-            node.issuers.ports[LINK] = self._port
-        if "ceibo" in place.roles and "sicoop" not in place.roles:
+            node.issuers.ports[self.far] = self._port
+            if self.far == BANK:
+                node.issuers.router = Router(ROUTES)
+        if self.far in place.roles and self.near not in place.roles:
             self._desk = IssuerDesk(
                 link=HOST, node=node, ceibo=node.ceibo, fingerprint=node.fingerprint,
                 keys=_keys(), settings=LinkSettings(), events=_no_event,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,21 @@ SHORTER_MAX = 100  # tries, or a few more, to make a failing schedule shorter
 
 @dataclass
 class Verdict:
-    """How one schedule ended; `finding` is empty where nothing is wrong."""
+    """How one schedule ended; `finding` is empty where nothing is wrong.
+
+    Attributes:
+        state: digest of all operations, holds and cases that are left, and of the ledgers.
+    """
 
     plan: Plan
     finding: str
     trace: list[str]
+    state: str = ""
+
+    @property
+    def hash(self) -> str:
+        """Of all that happened and was left."""
+        return sha256("\n".join([*self.trace, self.state]).encode()).hexdigest()
 
 
 class Simulator:
@@ -47,9 +58,10 @@ class Simulator:
         world = World(schedule, self._template, self._directory / f"{self._number}")
         try:
             finding = _run(world, thorough)
+            state = world.state()
         finally:
             world.close()
-        return Verdict(schedule, finding, world.trace)
+        return Verdict(schedule, finding, world.trace, state)
 
     def shorter(self, verdict: Verdict) -> Verdict:
         """The same with as little as possible going on; any finding counts."""

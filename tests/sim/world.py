@@ -8,21 +8,27 @@ crash loses that group, tears it, or leaves it durable with nobody told.
 import heapq
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 
 from core_ext._mac import totp
 from switch.config import Config
+from switch.flows import operations as ops
 from switch.flows.step import Step
 from switch.node import Node
 from tests.house import BRANCH, MASTER, NETWORK, NOON_NS, Holder, House, ManualClock, configuration
-from tests.sim.faults import HOLDERS, NS, ROLES, Plan, Weather
+from tests.sim.faults import BANK, BANK_FROM, HOLDERS, NS, ROLES, Errand, Plan, Weather
 from tests.sim.network import Finding, IssuerLink, Link, SessionLink
 
 BALANCE = 1_000_000
 TERMINALS = ("00001234", "00001235", "00001236")
 EVENTS_MAX = 20_000
+SPACES = (
+    ops.RED_OPERATIONS, ops.RED_NEWEST, ops.SICOOP_OPERATIONS, ops.SICOOP_BY_OPERATION,
+    ops.CEIBO_HOLDS, ops.CASES,
+)  # fmt: skip
 SECTOR = 512
 
 
@@ -217,15 +223,30 @@ class World:
         self.issuer = IssuerLink(self, "issuer", "sicoop", "ceibo")
         self.links: dict[str, Link] = {"session": self.session, "issuer": self.issuer}
         self.places: dict[str, Place] = {}
-        shutil.copytree(template.path(plan.layout), directory)
+        template.copy(plan, directory)
         self.holders = template.holders[plan.layout]
         for roles, config in template.configs[plan.layout]:
-            place = Place(self, roles, directory / roles[0] / "data", config)
-            self.places |= dict.fromkeys(roles, place)
+            if roles != (BANK,) or plan.bank:
+                place = Place(self, roles, directory / roles[0] / "data", config)
+                self.places |= dict.fromkeys(roles, place)
+        if plan.bank:
+            self.links[BANK] = IssuerLink(self, BANK, "sicoop", BANK)
 
     @property
     def nodes(self) -> list[Place]:
         return list(dict.fromkeys(self.places.values()))
+
+    @property
+    def issuers(self) -> list[str]:
+        """Who has cards."""
+        return ["ceibo", BANK] if self.plan.bank else ["ceibo"]
+
+    def issuer_of(self, amount: int) -> str:
+        return BANK if self.plan.bank and amount >= BANK_FROM else "ceibo"
+
+    def holder(self, errand: Errand) -> Holder:
+        """Whose card an errand is about."""
+        return self.holders[self.issuer_of(errand.amount)][errand.holder]
 
     def note(self, text: str) -> None:
         """One line of what happened."""
@@ -252,6 +273,18 @@ class World:
         for link in self.links.values():
             link.connect()
 
+    def state(self) -> str:
+        """Digest of what all living nodes have, keys and seeds aside."""
+        found = sha256()
+        for place in self.nodes:
+            if place.alive:
+                store = place.node.store
+                found.update(b"%d" % store.ledger.digest())
+                for space in SPACES:
+                    for key, value in store.records.items(space):
+                        found.update(b"%d %b %b\n" % (space, key, value))
+        return found.hexdigest()
+
     def close(self) -> None:
         for place in self.nodes:
             place.close()
@@ -264,18 +297,21 @@ class Template:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self.configs: dict[tuple[str, ...], list[tuple[tuple[str, ...], Config]]] = {}
-        self.holders: dict[tuple[str, ...], list[Holder]] = {}
+        self.holders: dict[tuple[str, ...], dict[str, list[Holder]]] = {}
         self._config: Config | None = None
 
-    def path(self, layout: tuple[str, ...]) -> Path:
-        if layout not in self.configs:
-            self._make(layout)
-        return self._directory / ("-".join(layout) or "apart")
+    def copy(self, plan: Plan, directory: Path) -> None:
+        """The directories of a schedule's nodes."""
+        if plan.layout not in self.configs:
+            self._make(plan.layout)
+        top = self._directory / ("-".join(plan.layout) or "apart")
+        ignored = shutil.ignore_patterns() if plan.bank else shutil.ignore_patterns(BANK)
+        shutil.copytree(top, directory, ignore=ignored)
 
     def _make(self, layout: tuple[str, ...]) -> None:
         top = self._directory / ("-".join(layout) or "apart")
-        groups = dict.fromkeys(layout if role in layout else (role,) for role in ROLES)
-        self.configs[layout] = []
+        groups = dict.fromkeys(layout if role in layout else (role,) for role in (*ROLES, BANK))
+        self.configs[layout], self.holders[layout] = [], {}
         for roles in groups:
             place = top / roles[0]
             place.mkdir(parents=True)
@@ -286,8 +322,9 @@ class Template:
                 for letter in "ABCDEFGH"[:HOLDERS]
             ]
             house.close()
-            if "ceibo" in roles:
-                self.holders[layout] = holders
+            for role in ("ceibo", BANK):
+                if role in roles:
+                    self.holders[layout][role] = holders
             self.configs[layout].append((roles, house.config))
 
     def _role_config(self, roles: tuple[str, ...], place: Path) -> Config:
@@ -298,7 +335,8 @@ class Template:
             config.journal, segment_bytes=1 << 18, group_bytes_max=1 << 17,
             reserve_bytes=1 << 16, direct=False, digest_every_groups=5,
         )  # fmt: skip
-        node = msgspec.structs.replace(config.node, roles=roles)
+        # A bank is an issuer like ceibo, somewhere else.
+        node = msgspec.structs.replace(config.node, roles=("ceibo",) if roles == (BANK,) else roles)
         return msgspec.structs.replace(config, journal=journal, node=node)
 
 
