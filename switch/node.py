@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import trio
 
 from core_ext import Batch, Counters, Histogram, Result, Wheel
-from core_ext._journal import JournalFull
+from core_ext._journal import JournalFailed, JournalFull
 from core_ext._lanes import Lanes
 from core_ext._mac import MacKey, SeedVault
 from core_ext._relay import Relay
@@ -537,6 +537,8 @@ class Node:
             value = do(step)
         except Refusal as error:
             refusal = error
+        except JournalFailed:  # the node ends with its journal, and whoever waits with the node
+            await trio.sleep_forever()
         except BaseException as error:
             self._failed = error
             self.turned.set()
