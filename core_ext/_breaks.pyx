@@ -1,4 +1,4 @@
-"""Breaks for work that may wait, so that whoever shares a CPU with it never waits long.
+"""Breaks for work that may wait, so that whoever shares CPU or disk with it never waits long.
 
 A follower asks for CPU time that nobody else wants. But once it runs, the scheduler of Linux may
 let it go on to the next tick, 4 ms at 250 Hz, while the thread that answers terminals stands behind
@@ -10,11 +10,14 @@ thread has the CPU after a fraction of a millisecond. `nanosleep`, `clock_gettim
 """
 
 cimport cython
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from *:
     """
     #include <errno.h>
+    #include <fcntl.h>
     #include <signal.h>
     #include <stdint.h>
     #include <string.h>
@@ -99,11 +102,20 @@ cdef extern from *:
         timer_delete(br.timer);
     }
 
+    /* Where a file system has no such call, fdatasync does it all. */
+    static void br_write_piece(int fd, int64_t offset, int64_t count) {
+    #ifdef SYNC_FILE_RANGE_WRITE
+        sync_file_range(fd, offset, count, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE
+                                               | SYNC_FILE_RANGE_WAIT_AFTER);
+    #endif
+    }
+
     static int br_on(void) { return br.on; }
     static uint64_t br_taken(void) { return br.taken; }
     """
     int br_begin(int64_t work_ns, int64_t rest_ns) nogil
     void br_end() nogil
+    void br_write_piece(int fd, int64_t offset, int64_t count) nogil
     int br_on() nogil
     uint64_t br_taken() nogil
 
@@ -145,3 +157,32 @@ cdef class Breaks:
 def taken():
     """Return how many breaks this process has taken so far."""
     return br_taken()
+
+
+cdef extern from "<unistd.h>":
+    int fdatasync(int fd) nogil
+
+
+def write_out(int fd, int64_t size, int64_t piece_bytes=256 * 1024):
+    """Make the first `size` bytes of a file durable, piece by piece.
+
+    One `fdatasync` hands all that is dirty to the disk at once, and whoever writes next waits
+    behind it. Here that is one piece.
+
+    Raises:
+        OSError: of the `fdatasync` at the end, which finds little left.
+        ValueError: piece_bytes is not positive.
+    """
+    if piece_bytes < 1:
+        raise ValueError("piece_bytes must be positive")
+    cdef int64_t offset = 0
+    cdef int failed
+    while offset < size:
+        with nogil:
+            br_write_piece(fd, offset, piece_bytes)
+        offset += piece_bytes
+        PyErr_CheckSignals()
+    with nogil:
+        failed = fdatasync(fd)
+    if failed:
+        raise OSError(errno, "fdatasync")

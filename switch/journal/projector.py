@@ -28,6 +28,7 @@ from switch.flows.operations import CeiboHold, FileRecord, RedOperation, SicoopO
 from switch.flows.states import ACTIVA, CAPTURADA, ERROR, LIBERADA, REVERSADA
 from switch.flows.step import ALARM_RECORD, AUDIT_RECORD, NOTICE_RECORD
 from switch.journal import queries
+from switch.journal.checkpoints import Checkpoints
 from switch.journal.projections import projections
 from switch.journal.records import AlarmRecord, NoticeRecord, parse_put
 from switch.ops.audit import decode as decode_audit
@@ -142,8 +143,7 @@ class Projector:
         self._columns = dict(_COLUMNS)
         for projection in self._projections:
             self._columns |= projection.columns
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._checkpoints = Checkpoints(self._db, self.path)
         self._drop_if_older()
         self._db.executescript(_SCHEMA)
         for projection in self._projections:
@@ -165,7 +165,7 @@ class Projector:
 
     def close(self) -> None:
         self._reader.close()
-        self._db.close()
+        self._checkpoints.close()
 
     def catch_up(self) -> int:
         """Read all that is durable; returns how many records there were."""
@@ -180,7 +180,7 @@ class Projector:
         while not stop.is_set():
             with breaks:
                 count = self._batch()
-            if not count:
+            if count < BATCH_RECORDS:  # many small transactions write the same pages often
                 with trio.move_on_after(POLL_S):
                     await stop.wait()
             await trio.lowlevel.checkpoint()
@@ -221,6 +221,7 @@ class Projector:
         # at a time.
         self._db.execute("INSERT OR REPLACE INTO seen VALUES (1, ?)", (self._before_seq,))
         self._db.execute("COMMIT")
+        self._checkpoints.committed()
         self._begun_at = position
 
     def _begin_again(self) -> None:
