@@ -113,6 +113,7 @@ class TransfiyaService:
         self._networks = calls
         self._waiters: dict[str, _Waiter] = {}
         self._resuming = trio.CapacityLimiter(section.resume_parallel)
+        self._behind = trio.Lock()
         acts = {GO: self._go, "resume": self._resume, NO_TOKEN: self._no_token}
         self.calls = Calls(acts, concurrent_max=section.calls_max + section.resume_parallel)
 
@@ -159,13 +160,25 @@ class TransfiyaService:
         due: Job | None = job
         while due is not None:
             made = due
+            await self._give_way(made.item)
             outcome = await self._networks[made.bank].run(made)
+            await self._give_way(made.item)
             attempt = flow.tries(made.item) + 1
             due, passed = await self._node.perform(
                 partial(self._on_outcome, job=made, outcome=outcome)
             )
             self._tell(made.item)  # first: somebody waits for it
             self._log(made.call, passed, _Made(made, outcome, attempt))
+
+    async def _give_way(self, item_id: str) -> None:
+        """Where nobody waits for an item's answer, let those go first for whom somebody does.
+
+        One such turn of work a pass of the scheduler: what answers takes some passes, and would
+        otherwise stand behind all that is under way in each of them.
+        """
+        if item_id not in self._waiters:
+            async with self._behind:
+                await trio.lowlevel.checkpoint()
 
     def _on_outcome(
         self, step: Step, job: Job, outcome: Outcome
