@@ -24,6 +24,7 @@ import trio
 
 from protocols.session import NETWORK, TERMINAL, PeerKey, SignOnGuard
 from switch.admin import AdminServer
+from switch.admin_socket import ProvisioningError
 from switch.clock import Clock, SystemClock
 from switch.config import Address, Config, ConfigError, parse_address
 from switch.flows.registry import Entity, Host, Network, PeerKeyRecord, Terminal
@@ -42,7 +43,6 @@ from switch.ops.metrics import LoopClock, Metrics
 from switch.ops.pinning import pinned
 from switch.ops.wiring import add_link_metrics, add_mount_metrics, add_node_metrics
 from switch.products import Product, build
-from switch.provisioning import ProvisioningError
 from switch.reload import Change, check
 from switch.remotes import Remotes
 from switch.web.edge import HttpCounts, HttpLimits, serve_http

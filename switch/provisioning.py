@@ -18,9 +18,7 @@ from core_ext import Batch, Result
 from core_ext._ledger import AUTO_AFTER
 from protocols.iso8583 import Dialect
 from protocols.iso8583.keys import check_value
-from switch.admin_socket import (
-    ProvisioningError as ProvisioningError,
-)  # whoever provisions has both
+from switch.admin_socket import ProvisioningError
 from switch.config import parse_address
 from switch.flows import norms
 from switch.flows import operations as ops

@@ -4,6 +4,7 @@ import hmac
 import re
 from typing import Any, Final
 
+from switch.admin_socket import ProvisioningError
 from switch.flows.step import Step
 from switch.flows.webpay_authorisers import LedgerAuthoriser
 from switch.node import Node
@@ -31,8 +32,6 @@ class WebpayCommands:
             pan: the number; only its keyed hash is kept.
             balance: in minor units of the currency, out of the house's funds.
         """
-        from switch.provisioning import ProvisioningError  # which imports this module
-
         if not (_PAN.fullmatch(pan) and luhn(pan)):
             raise ProvisioningError("a card number has 13 to 19 digits, the last a check digit")
         if currency not in CURRENCIES or not 0 <= balance <= BALANCE_MAX:

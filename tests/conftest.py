@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 # All cores are busy here: read models would wait for idle time that does not come, and tests for
@@ -30,6 +31,12 @@ def pytest_configure(config: pytest.Config) -> None:
         "layouts(*names): how an acceptance case is run: `together` in one process, `apart` in"
         " three; without it in both, where the test has the choice",
     )
+
+
+@pytest.fixture(autouse=True)
+def plain_logging() -> None:
+    """A command run in this process before may have left its level, or a stream that is closed."""
+    structlog.reset_defaults()
 
 
 MEMORY = Path("/dev/shm")

@@ -260,11 +260,11 @@ def _known(error: BaseException) -> _Told | None:
 def _errors_of_state() -> list[tuple[type[Exception], str]]:
     """Imported late: most of these come with native modules."""
     from core_ext._journal import Corruption, JournalFailed, JournalFull
+    from switch.admin_socket import ProvisioningError
     from switch.journal.backup import BackupError
     from switch.journal.snapshot import SnapshotError
     from switch.journal.store import StateError
     from switch.ops.keys import MasterKeyError, UnsealError
-    from switch.provisioning import ProvisioningError
 
     restore = "keep the directory as it is; `troncal restore` a backup into another one"
     return [

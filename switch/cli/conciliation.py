@@ -13,6 +13,7 @@ import click
 import msgspec
 import trio
 
+from switch.admin_socket import ProvisioningError
 from switch.calendar import day_number
 from switch.cli.base import Call, CliError, Command, Group, print_fields, print_table
 from switch.cli.provision import commands, provision
@@ -24,7 +25,6 @@ from switch.flows.persons import Signed, signed
 from switch.flows.resolutions import OUTCOMES
 from switch.journal import queries
 from switch.journal.projector import projected_seq
-from switch.provisioning import ProvisioningError
 from switch.reports import making
 from switch.reports.comparison import Comparison, Difference, preview
 from switch.reports.daily_file import (

@@ -4,11 +4,11 @@ import re
 from typing import Any
 
 from protocols.transfiya import KeyFault, SigningKey, handle_of
+from switch.admin_socket import ProvisioningError
 from switch.flows.step import Step
 from switch.flows.transfiya_core import LedgerCore
 from switch.flows.transfiya_records import Directory, KeyRecord, SignerRecord, key_owner
 from switch.node import Node
-from switch.provisioning import ProvisioningError
 from switch.sections.transfiya import Bank
 
 KEY_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)

@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
+from switch.admin_socket import ProvisioningError
 from switch.flows.conciliation import LINES_MAX, Verdict
-from switch.provisioning import ProvisioningError
 from switch.reports.comparison import Comparison, Difference, Item, difference
 from switch.reports.daily_file import FileRefused, parse_name, sync_directory
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from protocols.messages import Confirm, IssuerAnswer, Reverse, ShiftClose
+from switch.admin_socket import ProvisioningError
 from switch.flows.conciliation import LINES_MAX
 from switch.journal import queries
 from switch.journal.verify import verify
-from switch.provisioning import ProvisioningError
 from switch.reports.daily_file import FileRefused
 from tests.apart import Apart, only
 from tests.flows.conftest import Build

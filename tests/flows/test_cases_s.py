@@ -9,10 +9,10 @@ import pytest
 from msgspec import UNSET
 
 from protocols.messages import Holder
+from switch.admin_socket import ProvisioningError
 from switch.journal.backup import backup, restore
 from switch.node import Node
 from switch.ops.keys import MasterKey, base32
-from switch.provisioning import ProvisioningError
 from tests.flows.conftest import Build
 from tests.house import MASTER, OTHER_TERMINAL, TERMINAL, House
 from tests.layouts import all_of, nodes_of, stopped

@@ -14,6 +14,7 @@ from trio.testing import MockClock as Clock
 
 from protocols.transfiya import SigningKey, check_iou, handle_of, sign_iou
 from switch import config as configuration
+from switch.admin_socket import ProvisioningError
 from switch.config import ConfigError
 from switch.flows.transfiya_records import Directory
 from switch.node import Node
@@ -22,7 +23,6 @@ from switch.ops.metrics import Metrics
 from switch.ops.rotation import rotate
 from switch.products.transfiya import build
 from switch.products.transfiya_enrolment import add_key
-from switch.provisioning import ProvisioningError
 from switch.simulators.transfiya import Fault
 from tests.transfiya_house import ANA, LUIS, MASTER, House, _Standing
 

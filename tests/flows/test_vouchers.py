@@ -2,7 +2,7 @@
 
 import pytest
 
-from switch.provisioning import ProvisioningError
+from switch.admin_socket import ProvisioningError
 from tests.flows.conftest import Build
 from tests.house import Holder, House
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from core_ext import Reader
 from protocols.iso8583.keys import HostKeys
+from switch.admin_socket import ProvisioningError
 from switch.cli import root, setup
 from switch.config import Config, ConfigError, load
 from switch.flows.registry import Host, Network, PeerKeyRecord, Terminal
@@ -19,7 +20,7 @@ from switch.net.pump import Pump
 from switch.node import Node
 from switch.ops.host_keys import host_keys
 from switch.ops.keys import MasterKey, UnsealError
-from switch.provisioning import KEY_OVERLAP_NS, Provisioning, ProvisioningError
+from switch.provisioning import KEY_OVERLAP_NS, Provisioning
 from switch.remotes import Remotes
 from tests.house import ManualClock
 
