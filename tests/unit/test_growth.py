@@ -19,13 +19,19 @@ SECOND_NS = 1_000_000_000
 DAY = NOW // 86_400_000_000_000
 # Structural pauses come at the same place of every run, those of the machine do not: the shortest
 # of some runs is compared with a bound that is generous for what it measures on an idle machine.
-RUNS = 3
+RUNS_MAX = 10
 PAUSE_MAX_NS = 1_000_000
 
 
-def shortest(run: Callable[[], Iterator[int]]) -> list[int]:
-    """Of every step, the shortest CPU time in all runs, nanoseconds."""
-    return [min(took) for took in zip(*(run() for _ in range(RUNS)), strict=True)]
+def longest(run: Callable[[], Iterator[int]]) -> int:
+    """CPU time of the step that takes most, nanoseconds; of each the shortest of some runs, as many
+    as it takes to find none too long: a busy machine may need milliseconds for a page of memory."""
+    found = list(run())
+    for _ in range(RUNS_MAX - 1):
+        if max(found) < PAUSE_MAX_NS:
+            break
+        found = list(map(min, zip(found, run(), strict=True)))
+    return max(found)
 
 
 def timed(change: Callable[[], object]) -> int:
@@ -173,7 +179,7 @@ def test_no_put_pays_for_the_growth() -> None:
             key = number.to_bytes(16, "little")
             yield timed(lambda key=key: records.put(1, key, value))  # type: ignore[misc]
 
-    assert max(shortest(run)) < PAUSE_MAX_NS
+    assert longest(run) < PAUSE_MAX_NS
 
 
 # ---------------------------------------------------------------- ledger
@@ -282,7 +288,7 @@ def test_no_command_pays_for_the_growth() -> None:
             batch.hold(key, account(1), account(2), 5, day=DAY, key=key)
             yield timed(lambda: ledger.apply(batch, NOW))
 
-    assert max(shortest(run)) < PAUSE_MAX_NS
+    assert longest(run) < PAUSE_MAX_NS
 
 
 # ---------------------------------------------------------------- the helper behind it
