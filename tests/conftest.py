@@ -5,7 +5,9 @@ suite stays short. A failure is printed with what reproduces it.
 """
 
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +35,23 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+# Kinds whose processes, browsers and clocks share the machine with what runs beside them.
+SHARED = {"e2e", "faults", "interop"}
+LONG = ("TRONCAL_FUZZ", "TRONCAL_TORTURE", "TRONCAL_TORTURE_S")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What may be starved by its neighbours is tried once more, and told as a rerun.
+
+    Never what is the same each time, nor a long run, whose only failure is what it looks for.
+    """
+    if any(os.environ.get(name) for name in LONG):
+        return
+    for item in items:
+        if not SHARED.isdisjoint(item.path.parts) or item.get_closest_marker("alone"):
+            item.add_marker(pytest.mark.flaky(reruns=1))
+
+
 @pytest.fixture(autouse=True)
 def plain_logging() -> None:
     """A command run in this process before may have left its level, or a stream that is closed."""
@@ -40,6 +59,7 @@ def plain_logging() -> None:
 
 
 MEMORY = Path("/dev/shm")
+REMOVE_S = 60
 MEMORY_FREE_BYTES_MIN = 2 << 30
 
 
@@ -53,8 +73,25 @@ def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     if marks & {"disk", "alone"} or not _memory_is_ample():
         yield tmp_path
         return
-    with tempfile.TemporaryDirectory(prefix="troncal-test-", dir=MEMORY) as directory:
-        yield Path(directory)
+    directory = Path(tempfile.mkdtemp(prefix="troncal-test-", dir=MEMORY))
+    try:
+        yield directory
+    finally:
+        _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    """Followers of a node that was killed write on until they notice, which is soon."""
+    until = time.monotonic() + REMOVE_S
+    while True:
+        try:
+            shutil.rmtree(directory)
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def _memory_is_ample() -> bool:
