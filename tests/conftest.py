@@ -48,7 +48,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if any(os.environ.get(name) for name in LONG):
         return
     for item in items:
-        if not SHARED.isdisjoint(item.path.parts) or item.get_closest_marker("alone"):
+        marks = {mark.name for mark in item.iter_markers()}
+        if not SHARED.isdisjoint(item.path.parts) or marks & {"alone", "timed"}:
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 

@@ -355,6 +355,7 @@ def test_I12_phone_of_two_persons(house: House, kind: str) -> None:
         assert house.cash_out(A, holder=holder, trace=2).code == "00"
 
 
+@pytest.mark.timed
 def test_I13_a_thousand_cash_outs_on_one_card(house: House) -> None:
     """Vouchers, because a card makes only one cash_out a step with codes; 300 are covered."""
     holder = house.add_card(balance=300 * 10_000, token_mode="vale")

@@ -466,6 +466,7 @@ def test_T21_no_code_and_no_seed_is_written_anywhere(
             assert form not in logged
 
 
+@pytest.mark.timed
 def test_T22_one_path_for_wrong_code_unknown_person_and_code_of_another(build: Build) -> None:
     """Medians of many, taken in turn so that a slow moment hits all alike; generous bounds."""
     tokens = "attempts_card = 10\nattempts_terminal = 10000\nattempts_cashier = 10000\n"

@@ -22,9 +22,12 @@ from protocols.iso8583 import Dialect
 
 # Builds for sanitizers and for coverage are slow on purpose.
 SLOW_BUILD = ("ASAN_OPTIONS", "TRONCAL_TRACE", "COVERAGE_RUN")
-pytestmark = pytest.mark.skipif(
-    any(name in os.environ for name in SLOW_BUILD), reason="not the build that is shipped"
-)
+pytestmark = [
+    pytest.mark.timed,
+    pytest.mark.skipif(
+        any(name in os.environ for name in SLOW_BUILD), reason="not the build that is shipped"
+    ),
+]
 ROUNDS = 9
 NOW = 1_790_000_000_000_000_000
 DAY = NOW // 86_400_000_000_000

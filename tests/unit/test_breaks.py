@@ -11,6 +11,7 @@ from core_ext._breaks import Breaks, taken
 from switch.journal import removal
 from switch.journal.removal import GONE, PIECE_BYTES, clear_gone, remove_gently
 
+pytestmark = pytest.mark.timed
 SPENT_S = 0.1
 
 

@@ -14,6 +14,7 @@ from core_ext._records import Records
 from core_ext._sink import MemorySink, Sink
 from tests.conftest import FUZZ
 
+pytestmark = pytest.mark.timed
 NOW = 1_790_000_000_000_000_000
 SECOND_NS = 1_000_000_000
 DAY = NOW // 86_400_000_000_000

@@ -213,6 +213,7 @@ def test_no_half_card_number_at_a_cut() -> None:
     assert PAN[:12] not in masked_text(text, 10**6)
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize(
     "text",
     ["a-" * 40_000, "token" * 15_000, "1 " * 40_000, "\"'" * 40_000, "f" * 80_000,

@@ -473,6 +473,7 @@ def test_bad_match_arguments(wrong: dict[str, Any]) -> None:
     )
 
 
+@pytest.mark.timed
 def test_an_unknown_person_takes_the_time_of_a_known_one() -> None:
     """No seed, one seed or four, all wrong: the same work. Best of many, so load matters little."""
     sealed = [VAULT.seal(bytes([i]) * 32, b"") for i in range(4)]

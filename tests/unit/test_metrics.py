@@ -173,6 +173,7 @@ def test_histograms_of_one_kind_are_told_apart_by_their_label() -> None:
         assert value(metrics, "troncal_link_answer_seconds_sum", link=link) == 3.0
 
 
+@pytest.mark.timed
 async def test_others_have_their_turns_while_a_page_is_made() -> None:
     metrics, turns, over = Metrics(), 0, False
 

@@ -133,6 +133,7 @@ def test_a_long_prefix_goes_before_a_short_one_only_by_its_place() -> None:
     assert [number for number, _, _ in told(rules[::-1])] == [1]
 
 
+@pytest.mark.timed
 def test_choosing_among_many_rules_is_fast() -> None:
     """The budget is 2 us; ten times that here, for a busy machine and an unoptimised Python."""
     source = random.Random(7)
@@ -239,6 +240,7 @@ def test_a_rule_by_card_says_nothing_of_operations_without_one() -> None:
     assert Router(rules).choose(RouteKey("cash_out")) == ("b",)
 
 
+@pytest.mark.timed
 def test_many_rules_are_checked_in_time() -> None:
     source = random.Random(3)
     rules = [
