@@ -54,25 +54,42 @@ cdef inline void put_identity(Pen* w, const Asked* a) noexcept nogil:
         put_str(w, a.hold.phone)
 
 
+cdef inline void put_asked(Pen* w, const Asked* a, uint64_t digest, int64_t now_ns) noexcept nogil:
+    """The fields of a `RedOperation` up to when it was created."""
+    put_array(w, RED_FIELDS)
+    put_str(w, a.reference)
+    put_str(w, a.kind)
+    put_str(w, a.hold.network)
+    put_str(w, a.hold.terminal)
+    put_str(w, a.hold.branch)
+    put_str(w, a.hold.cashier)
+    put_uint(w, a.trace)
+    put_uint(w, <uint64_t> a.hold.amount)
+    put_str(w, a.hold.currency)
+    put_array(w, 2)
+    put_identity(w, a)
+    put_uint(w, digest)
+    put_uint(w, <uint64_t> now_ns)
+
+
+cdef inline void put_unowed(Pen* w, const Asked* a) noexcept nogil:
+    """The fields of a `RedOperation` from what it owes up to its history: nothing yet."""
+    put_str(w, nothing())  # owed
+    put_str(w, nothing())  # reason
+    put_uint(w, 0)  # attempts
+    put_str(w, nothing())  # supervisor
+    put_str(w, nothing())  # original
+    put_str(w, a.depositor)
+    put_u8(w, 0x80)  # declaration: an empty map
+    put_str(w, nothing())  # field
+
+
 cdef inline Py_ssize_t red_record(
     const Asked* a, const Grant* g, uint64_t digest, int64_t now_ns, unsigned char* out
 ) noexcept nogil:
     """A `RedOperation` that is registered; returns its length, 0 where it does not fit."""
     cdef Pen w = pen(out, VALUE_MAX)
-    put_array(&w, RED_FIELDS)
-    put_str(&w, a.reference)
-    put_str(&w, a.kind)
-    put_str(&w, a.hold.network)
-    put_str(&w, a.hold.terminal)
-    put_str(&w, a.hold.branch)
-    put_str(&w, a.hold.cashier)
-    put_uint(&w, a.trace)
-    put_uint(&w, <uint64_t> a.hold.amount)
-    put_str(&w, a.hold.currency)
-    put_array(&w, 2)
-    put_identity(&w, a)
-    put_uint(&w, digest)
-    put_uint(&w, <uint64_t> now_ns)
+    put_asked(&w, a, digest, now_ns)
     put_chars(&w, b"REGISTRADA", 10)
     put_chars(&w, b"00", 2)
     put_chars(&w, b"APROBADA", 8)
@@ -85,14 +102,7 @@ cdef inline Py_ssize_t red_record(
     put_uint(&w, <uint64_t> now_ns)  # registered_ns
     put_uint(&w, 0)  # delivered_ns
     put_uint(&w, 0)  # annulled_ns
-    put_str(&w, nothing())  # owed
-    put_str(&w, nothing())  # reason
-    put_uint(&w, 0)  # attempts
-    put_str(&w, nothing())  # supervisor
-    put_str(&w, nothing())  # original
-    put_str(&w, a.depositor)
-    put_u8(&w, 0x80)  # declaration: an empty map
-    put_str(&w, nothing())  # field
+    put_unowed(&w, a)
     put_array(&w, 2)
     put_moment(&w, b"INICIADA", 8, now_ns)
     put_moment(&w, b"REGISTRADA", 10, now_ns)
@@ -106,20 +116,7 @@ cdef inline Py_ssize_t started_record(
     """A `RedOperation` whose platform, in another process, is still to be asked; as `red_record`."""
     cdef Pen w = pen(out, VALUE_MAX)
     cdef int i
-    put_array(&w, RED_FIELDS)
-    put_str(&w, a.reference)
-    put_str(&w, a.kind)
-    put_str(&w, a.hold.network)
-    put_str(&w, a.hold.terminal)
-    put_str(&w, a.hold.branch)
-    put_str(&w, a.hold.cashier)
-    put_uint(&w, a.trace)
-    put_uint(&w, <uint64_t> a.hold.amount)
-    put_str(&w, a.hold.currency)
-    put_array(&w, 2)
-    put_identity(&w, a)
-    put_uint(&w, digest)
-    put_uint(&w, <uint64_t> now_ns)
+    put_asked(&w, a, digest, now_ns)
     put_chars(&w, b"INICIADA", 8)
     for i in range(5):  # code, key, operation, authorization, business date
         put_str(&w, nothing())
@@ -128,14 +125,7 @@ cdef inline Py_ssize_t started_record(
     put_str(&w, nothing())  # name
     for i in range(3):  # registered, delivered, annulled
         put_uint(&w, 0)
-    put_str(&w, nothing())  # owed
-    put_str(&w, nothing())  # reason
-    put_uint(&w, 0)  # attempts
-    put_str(&w, nothing())  # supervisor
-    put_str(&w, nothing())  # original
-    put_str(&w, a.depositor)
-    put_u8(&w, 0x80)  # declaration: an empty map
-    put_str(&w, nothing())  # field
+    put_unowed(&w, a)
     put_array(&w, 1)
     put_moment(&w, b"INICIADA", 8, now_ns)
     put_str(&w, nothing())  # annulment

@@ -14,7 +14,7 @@ import trio
 from core_ext import Batch, Counters, Histogram, Result, Wheel
 from core_ext._journal import JournalFailed, JournalFull
 from core_ext._lanes import Lanes
-from core_ext._mac import MacKey, SeedVault
+from core_ext._mac import SeedVault
 from core_ext._relay import Relay
 from protocols.messages import (
     Annul,
@@ -34,6 +34,7 @@ from switch.calendar import Calendar
 from switch.clock import Clock
 from switch.config import Config
 from switch.flows import operations as ops
+from switch.flows import ticket
 from switch.flows.answers import plain, refused
 from switch.flows.ceibo import Ceibo
 from switch.flows.conciliation import Conciliation
@@ -223,7 +224,7 @@ class Node:
             ledger=store.ledger,
             vault=self.vault,
         )
-        ticket_key = MacKey("hmac-sha256", master.subkey("ticket"))
+        ticket_key = ticket.control_key(master.subkey("ticket"))
         self.red = Red(
             config=config,
             registry=self.registry,

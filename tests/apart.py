@@ -26,6 +26,7 @@ from switch.flows.issuer_desk import IssuerDesk
 from switch.flows.issuer_port import IssuerPort
 from switch.flows.nonces import NonceBook
 from switch.flows.platform_port import PlatformPort
+from switch.flows.registry import account_id
 from switch.net.saf import StoreAndForward
 from switch.node import Node
 from tests.house import (
@@ -615,6 +616,8 @@ class Apart:
         moved = self.ceibo.available() - self.holder.balance
         assert moved == expected.user * amount, f"{end}: the card has {moved}"
         assert self.sicoop.position() == expected.position * amount, f"{end}: position"
+        self._check_pending(end, amount if end[1] == "5" else 0, kind)
+        self._check_app(end, ceibo)
         if end[1] != "5":
             assert self.owed() == 0, f"{end}: something is owed; {red} {sicoop} {ceibo}"
             told = self.query(trace, kind)
@@ -622,6 +625,27 @@ class Apart:
             assert (told.instruction in paid) == (end[1] == "1"), told
         for house in self._living():
             house.sound()
+
+    def _check_pending(self, end: str, held: int, kind: str) -> None:
+        """What is held in the ledgers of ceibo and of sicoop: all of it while open, else nothing;
+        of a deposit that is the credit that waits, and the room taken of the network's cap."""
+        out = kind == "cash_out"
+        net = account_id(f"sicoop:PYG:net:{NETWORK}")
+        for house, account, expected in (
+            (self.ceibo, self.ceibo.account(), (held, 0) if out else (0, held)),
+            (self.sicoop, net, (0, held) if out else (held, 0)),
+        ):
+            found = house.node.store.ledger.balance(account)
+            assert found is not None
+            pending = found.debits_pending, found.credits_pending
+            assert pending == expected, f"{end}: pending at {house.roles}: {pending}"
+
+    def _check_app(self, end: str, ceibo: str) -> None:
+        """Rule R12: the user is told what became of his money, and nothing that did not happen."""
+        whats = {what for what, _, _ in self.ceibo.app(self.holder.card)}
+        due = {"CAPTURADA": "approved", "LIBERADA": "released", "compensated": "annulled"}
+        assert due.get(ceibo, "") in {"", *whats}, f"{end}: the app was told {whats}"
+        assert "approved" not in whats or ceibo in ("CAPTURADA", "compensated"), f"{end}: {whats}"
 
     def _hold(self, trace: int) -> Any:
         sicoop = self.sicoop.at_sicoop(self.sicoop.reference(trace))

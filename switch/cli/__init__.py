@@ -26,6 +26,7 @@ COMMANDS = {
     "send": "switch.cli.send:send",
     "operations": "switch.cli.questions:operations",
     "operation": "switch.cli.questions:operation",
+    "tills": "switch.cli.questions:tills",
     "saf": "switch.cli.questions:saf",
     "resolve": "switch.cli.conciliation:resolve",
     "conciliation": "switch.cli.conciliation:conciliation",

@@ -12,7 +12,8 @@ import click
 from switch.cli.base import Call, CliError, Command, Group, local_time, print_fields, print_table
 from switch.cli.provision import node_answers, provision
 from switch.config import Config
-from switch.flows.states import RED
+from switch.flows import ticket
+from switch.flows.states import RED, REGISTRADA
 from switch.journal import queries
 
 if TYPE_CHECKING:
@@ -121,12 +122,16 @@ def operations(
 @click.option("--unmask", is_flag=True, help="Show documents and declaration in full; audited.")
 @click.option("--by", "author", default="", metavar="NAME", help="Who asks, with --unmask.")
 @click.option("--reason", default="", metavar="TEXT", help="Why, with --unmask.")
+@click.option("--control", "shown", metavar="XXXXXXXX", help="Control on a ticket to be checked.")
 @click.pass_obj
-def operation(call: Call, number: str, unmask: bool, author: str, reason: str) -> None:
-    """Show one operation with its whole time line.
+def operation(
+    call: Call, number: str, unmask: bool, author: str, reason: str, shown: str | None
+) -> None:  # fmt: skip
+    """Show one operation with its whole time line and its ticket's control.
 
     REFERENCE has 26 digits; the 12 digits of the operation's number do as well. With --unmask, who
-    asked and why goes into the audit trail before anything is shown.
+    asked and why goes into the audit trail before anything is shown. With --control, a ticket that
+    somebody shows is compared first: exit 1 where it is not this operation's.
     """
     if unmask != bool(author and reason):
         raise click.UsageError("--unmask needs --by and --reason, and they need it")
@@ -135,10 +140,64 @@ def operation(call: Call, number: str, unmask: bool, author: str, reason: str) -
     found = queries.operation(read_model(call.config()), number)
     if found is None:
         raise CliError(f"there is no operation {number}", "`troncal operations` lists the newest")
+    found["control"] = _ticket_control(call.config(), found)
+    if shown is not None:
+        _compare(shown, found["control"], number)
     if unmask:
         values = {"reference": found["reference"], "author": author, "reason": reason}
         found |= provision(call.config(), "operation_unmask", **values)
     call.answer(found, lambda: _print_operation(found))
+
+
+def _ticket_control(config: Config, found: dict[str, Any]) -> str:
+    """What the ticket of a registered operation proves itself with; "" where there is none, or the
+    master key cannot be read here."""
+    registered = ("red", REGISTRADA)
+    at_ns = [e["at_ns"] for e in found["timeline"] if (e["role"], e["state"]) == registered]
+    master = master_key(config)
+    if not at_ns or master is None:
+        return ""
+    return ticket.control(
+        ticket.control_key(master.subkey("ticket")),
+        kind=found["kind"],
+        reference=found["reference"],
+        operation=found["operation"],
+        authorization=found["authorization"],
+        amount=found["amount"],
+        currency=found["currency"],
+        business_date=found["business_date"],
+        hhmmss=config.calendar().local_time(at_ns[0]),
+        state=REGISTRADA,
+    )
+
+
+def _compare(shown: str, expected: str, number: str) -> None:
+    """Raises: CliError: a ticket that shows this control is not the operation's."""
+    if not expected:
+        raise CliError(
+            f"operation {number} has no control to compare with",
+            "red's node has it, with its master key, of what was registered",
+        )
+    if not ticket.control_matches(shown, expected):
+        raise CliError(
+            f"a ticket with control {shown.strip()[:16]!r} is not that of operation {number}",
+            "read it again: eight digits or letters A to F; an annulment's ticket has another one",
+        )
+
+
+@click.command(cls=Command)
+@click.option("--differing", is_flag=True, help="Only where too little or too much was counted.")
+@click.option("--limit", type=click.IntRange(1, queries.ROWS_MAX), default=50, show_default=True)
+@click.option("--since", callback=_since, metavar="TIME", help="As 30m, 2h, 1d, or ISO 8601.")
+@click.pass_obj
+def tills(call: Call, differing: bool, limit: int, since: int) -> None:
+    """List what cashiers counted at the end of their shifts, the newest first.
+
+    The difference is what was counted less what should have been there: below 0, cash is missing.
+    """
+    path = read_model(call.config())
+    rows = queries.till_counts(path, differing=differing, limit=limit, since_ns=since)
+    call.answer(rows, lambda: print_table(rows, empty="no till was counted"))
 
 
 @click.group(cls=Group)

@@ -67,8 +67,6 @@ ASK_NETWORK = 1  # expiry policy: no hold ends by time alone
 NEAR = ""  # the sicoop of this process, as the link of a hold
 SICOOP = "sicoop"  # the host that `init` makes: the same counterparty in a process of its own
 
-IN_SUSPENSE = "en suspenso"  # a deposit's money that its card could not take
-
 # What sicoop's word about a hold that it never decided comes to; all else: it stays as it is.
 _SETTLED = frozenset((CONFIRMADA, CAPTURADA, CONCILIADA))
 _UNDONE = frozenset((RECHAZADA, VENCIDA, REVERSANDO, REVERSADA, TUMBA, DESCONOCIDA))
@@ -206,10 +204,10 @@ class Ceibo:
         hold = self._load(hold_id)
         if hold is None:
             return "there is no such hold, or it is older than the retention"
-        if outcome == "capture" and hold.internal == IN_SUSPENSE:
+        if outcome == "capture" and hold.internal == ops.IN_SUSPENSE:
             return self._from_suspense(step, hold)
-        if outcome == "charge" and hold.internal == IN_SUSPENSE:
-            hold.internal = "from suspense"  # by an adjustment
+        if outcome == "charge" and hold.internal == ops.IN_SUSPENSE:
+            hold.internal = ops.ADJUSTED
             self._store(hold)
             return ""
         if outcome == "capture" and hold.state in (ACTIVA, LIBERADA):
@@ -501,11 +499,11 @@ class Ceibo:
             )  # fmt: skip
         results = self._ledger.apply(batch, step.now_ns)
         assert not any(results), f"suspense refused: {results}"
-        hold.internal = IN_SUSPENSE
+        hold.internal = ops.IN_SUSPENSE
         self._move(hold, "captured", step)
         self._store(hold)
         name = hold.network + hold.operation
-        case = Case(name, hold.network, day_date(hold.day).strftime("%Y%m%d"), IN_SUSPENSE)
+        case = Case(name, hold.network, day_date(hold.day).strftime("%Y%m%d"), ops.IN_SUSPENSE)
         case.opened_ns, case.sicoop_state, case.sicoop_amount = step.now_ns, CAPTURADA, hold.amount
         self._records.put(ops.CASES, name.encode(), ops.encode(case), open=True)
         step.alarm("suspense", hold.operation, hold.card)
@@ -520,7 +518,7 @@ class Ceibo:
         batch.transfer(self._suspense(hold.currency, step.now_ns), card.account, hold.amount)
         if any(self._ledger.apply(batch, step.now_ns)):
             return "the card cannot take it"
-        hold.internal = "from suspense"
+        hold.internal = ops.FROM_SUSPENSE
         self._store(hold)
         return ""
 

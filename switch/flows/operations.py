@@ -37,6 +37,14 @@ CASES = 51
 WINDOWS = 52
 ADJUSTMENTS = 53
 
+# `CeiboHold.internal` of a deposit whose card was closed before its money came: it waits, and then
+# it is the card's after all, or another account's.
+IN_SUSPENSE = "en suspenso"
+FROM_SUSPENSE = "from suspense"
+ADJUSTED = "adjusted from suspense"
+
+SHIFT_DIFFERENCE = "difference "  # how the reason of an audited `shift_close` begins
+
 
 class RedOperation(Struct, array_like=True, gc=False):
     """red's register. `reference` is its key; `fingerprint` a keyed digest of the declared body.

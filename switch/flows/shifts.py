@@ -12,7 +12,7 @@ from switch.flows import norms
 from switch.flows import operations as ops
 from switch.flows.answers import plain
 from switch.flows.norms import FieldError
-from switch.flows.operations import RedOperation, Shift
+from switch.flows.operations import SHIFT_DIFFERENCE, RedOperation, Shift
 from switch.flows.registry import Cashier, Registry, Terminal
 from switch.flows.step import Step
 from switch.flows.tokens import IN_WINDOW, lock_key
@@ -85,7 +85,7 @@ class Shifts:
         shift.closed_ns, shift.counted = step.now_ns, m.counted
         self._store(shift)
         difference = m.counted - shift.expected
-        step.audit(number, "shift_close", terminal.number, "00", f"difference {difference}")
+        step.audit(number, "shift_close", terminal.number, "00", f"{SHIFT_DIFFERENCE}{difference}")
         if difference:
             step.alarm("till_difference", terminal.number, f"cashier {number}: {difference}")
         answer = plain("APROBADA", trace=m.trace)

@@ -203,6 +203,11 @@ def compose(data: TicketData) -> list[str]:
     return lines
 
 
+def control_key(subkey: bytes) -> MacKey:
+    """The ticket key: 32 bytes, the master key's subkey `ticket`."""
+    return MacKey("hmac-sha256", subkey)
+
+
 def control(
     key: MacKey,
     *,

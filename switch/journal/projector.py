@@ -307,7 +307,12 @@ class Projector:
         return network_key(self._master.subkey("conciliation"), network)
 
     def _tell_holder(self, hold: CeiboHold) -> None:
-        """The holder's app is told of every outcome, with the figures the till never sees."""
+        """The holder's app is told of every outcome, with the figures the till never sees.
+
+        Of a deposit in suspense that is not approved: so far the money is nobody's.
+        """
+        if hold.internal in (ops.IN_SUSPENSE, ops.ADJUSTED):
+            return
         what = {ACTIVA: "", CAPTURADA: "approved", LIBERADA: "released"}.get(hold.state, "declined")
         if hold.compensated:
             what = "annulled"

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
+from switch.flows.operations import SHIFT_DIFFERENCE
+
 FILE_NAME: Final = "read.sqlite"
 ROWS_MAX = 100_000
 
@@ -146,6 +148,21 @@ def notices(path: Path, card: str, limit: int = 100) -> list[dict[str, Any]]:
     )
     with _open(path) as db:
         return [dict(row) for row in db.execute(sql, (card, max(1, min(limit, ROWS_MAX))))]
+
+
+def till_counts(
+    path: Path, *, differing: bool = False, limit: int = 50, since_ns: int = 0
+) -> list[dict[str, Any]]:
+    """Counts of tills at the end of shifts (arqueos), the newest first: by how much each was above
+    what it should have been, in minor units; `differing`: only those that were not right."""
+    sql = (
+        "SELECT at_ns, terminal, cashier, difference FROM (SELECT seq, at_ns, subject AS terminal,"
+        f" who AS cashier, CAST(substr(reason, {len(SHIFT_DIFFERENCE) + 1}) AS INTEGER)"
+        " AS difference FROM audit WHERE what = 'shift_close' AND outcome = '00' AND at_ns >= ?)"
+        f"{' WHERE difference <> 0' if differing else ''} ORDER BY seq DESC LIMIT ?"
+    )
+    with _open(path) as db:
+        return [dict(row) for row in db.execute(sql, (since_ns, _limit(limit)))]
 
 
 def _timeline(db: sqlite3.Connection, row: sqlite3.Row) -> list[dict[str, Any]]:

@@ -332,7 +332,7 @@ class Register:
         allowed = ("annulled",) if hold.compensated else _CEIBO_HOLD[hold.state]
         if hold.forced:
             allowed = (*allowed, "released", "expired", "tombstone", ABSENT)
-        if hold.internal.endswith(("suspenso", "suspense")):
+        if hold.internal in (ops.IN_SUSPENSE, ops.FROM_SUSPENSE, ops.ADJUSTED):
             allowed = (*allowed, "released")  # posted beside the hold
         key = _issuer_hold(hold.network, hold.operation, hold.link)
         self._check_hold(

@@ -1304,6 +1304,8 @@ def shifts(place: Place, who: Person, cashier: str, boss: str) -> None:
     closed = peer.ask(closing)
     assert (closed["code"], closed["trace"]) == ("00", 2)
     assert (closed["expected"], closed["difference"]) == (1_350_000, -50_000)
+    (count,) = told("tills", "--differing", config=place.config)
+    assert (count["terminal"], count["cashier"], count["difference"]) == (MAIN, "000345", -50_000)
     assert peer.ask(closing)["code"] == "12"
     assert peer.ask(place.deposit(who))["key"] == "NO_HABILITADO"
     bare = {"op": "shift_close", "cashier": "345"}

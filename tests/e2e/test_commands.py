@@ -195,6 +195,13 @@ def _look_at_it_live(cli: Cli, paid: dict[str, Any], tmp_path: Path) -> None:
     found = answer_of(cli("operation", paid["operation"], "--json"))
     assert found["state"] == "ENTREGADA"
     assert {entry["role"] for entry in found["timeline"]} == {"red", "sicoop", "ceibo"}
+    control = paid["ticket"][-1].split()[1]
+    assert found["control"] == control
+    same = cli("operation", paid["operation"], "--control", f" {control.lower()} ")
+    assert (same.exit_code, control in same.stdout) == (0, True)
+    other = cli("operation", paid["operation"], "--control", f"{int(control, 16) ^ 1:08X}")
+    assert (other.exit_code, other.stdout) == (1, "")
+    assert "is not that of operation" in other.stderr
     assert answer_of(cli("snapshot", "--json"))["bytes"] > 0
     copy = answer_of(cli("backup", tmp_path / "copy", "--json"))
     assert copy["last_seq"] >= report["last_seq"]

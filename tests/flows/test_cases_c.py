@@ -9,13 +9,16 @@ import pytest
 from protocols.messages import Confirm, IssuerAnswer, Reverse, ShiftClose
 from switch.admin_socket import ProvisioningError
 from switch.flows.conciliation import LINES_MAX
+from switch.flows.registry import account_id
 from switch.journal import queries
 from switch.journal.verify import verify
 from switch.reports.daily_file import FileRefused
+from switch.reports.statements import write_statements
 from tests.apart import Apart, only
 from tests.flows.conftest import Build
-from tests.house import NETWORK, House
-from tests.layouts import all_of, nodes_of, office_of, silence
+from tests.house import BRANCH, NETWORK, House
+from tests.layouts import Spread, all_of, nodes_of, office_of, silence
+from tests.models.journal import crc32c, parse_segment
 from tests.offices import (
     DATE,
     ENCLOSED,
@@ -65,6 +68,8 @@ def test_C01_all_three_agree(house: House, office: Office) -> None:
     assert told["counts"] == {"conciliate": 2, "agrees": 1}
     assert [house.states(t, date=DATE)[1] for t in (1, 2)] == ["CONCILIADA"] * 2
     assert office.open_cases() == {}
+    file = office.make("ceibo", version=2)
+    assert office.read(file, issuer="ceibo")["differences"] == {}
     house.expect_ends([(1, "E1", A), (2, "F1", A)], date=DATE)
 
 
@@ -91,7 +96,7 @@ def test_C01_conciliated_is_out_of_reach_of_an_annulment(house: House, office: O
     next_morning(house)
     office.read(office.make())
     answer = house.annul(1, business_date="2026-11-22")
-    assert answer.code in ("A1", "12")
+    assert (answer.code, answer.state) == ("A1", "REGISTRADA")
     assert house.states(1, date=DATE)[1] == "CONCILIADA"
 
 
@@ -160,7 +165,7 @@ def test_C03_captured_here_without_a_line(house: House, office: Office) -> None:
     assert told["differences"] == {"sin respaldo de red": 1}
     assert office.open_cases() == {reference: "sin respaldo de red"}
     assert office.state(reference) == "CAPTURADA"
-    assert house.position() == -A
+    assert (house.available(), house.position()) == (house.holder.balance - A, -A)
 
 
 @pytest.mark.parametrize(("outcome", "position"), [("annul", 0), ("capture", -A)])
@@ -182,12 +187,14 @@ def test_C03_refused_there_captured_here(house: House, office: Office, state: st
     next_morning(house)
     office.read(office.write([office.line(reference, state=state)]))
     assert office.open_cases() == {reference: "sin respaldo de red"}
+    assert office.state(reference) == "CAPTURADA"
+    assert (house.available(), house.position()) == (house.holder.balance - A, -A)
 
 
 @pytest.mark.parametrize("kind", ["cash_out", "deposit"])
 def test_C04_amounts_differ(house: House, office: Office, kind: str) -> None:
     open_, closed = unconfirmed(house, 1, kind), confirmed(house, 2, kind)
-    before = house.position()
+    before = house.available(), house.position(), house.reserved()
     next_morning(house)
     letter = "C" if kind == "cash_out" else "D"
     office.read(office.write([office.line(r, A + 1000, kind=letter) for r in (open_, closed)]))
@@ -195,20 +202,23 @@ def test_C04_amounts_differ(house: House, office: Office, kind: str) -> None:
     assert (office.state(open_), office.state(closed)) == ("RESPONDIDA", "CAPTURADA")
     after_grace(house)  # what a case is open about is not released by the clock
     house.pass_time(120)
-    assert (office.state(open_), house.position()) == ("RESPONDIDA", before)
+    assert office.state(open_) == "RESPONDIDA"
+    assert (house.available(), house.position(), house.reserved()) == before
 
 
 # ---- the file itself
 
 
 def test_C05_line_twice(house: House, office: Office) -> None:
-    reference = confirmed(house, 1)
+    references = known, open_ = confirmed(house, 1), unconfirmed(house, 2)
     next_morning(house)
-    line = office.line(reference)
-    told = office.read(office.write([line, line]))
-    assert told["counts"] == {"conciliate": 1}
-    assert told["differences"] == {"linea repetida": 1}
-    assert house.position() == -A
+    lines = [office.line(reference) for reference in references for _ in range(2)]
+    told = office.read(office.write(lines))
+    assert told["counts"] == {"conciliate": 1, "capture": 1}
+    assert told["differences"] == {"linea repetida": 2}
+    assert (office.state(known), office.state(open_)) == ("CONCILIADA", captured_by_file(house))
+    moved = -2 * A
+    assert (house.available(), house.position()) == (house.holder.balance + moved, moved)
 
 
 def test_C06_file_missing_at_the_deadline(house: House, office: Office) -> None:
@@ -220,6 +230,7 @@ def test_C06_file_missing_at_the_deadline(house: House, office: Office) -> None:
     house.pass_time(3 * 86_400)
     assert house.node.alarms["file_late"] >= 1
     assert (office.state(out), office.state(in_)) == ("RESPONDIDA", "RESPONDIDA")
+    assert house.reserved() == A
     house.expect_ends([(1, "E5", A), (2, "F5", A)], date=DATE)
 
 
@@ -273,9 +284,11 @@ def test_C08_same_file_again(house: House, office: Office) -> None:
     next_morning(house)
     path = office.make()
     office.read(path)
-    digest = house.node.store.records.digest()
+    store = house.node.store
+    digests = store.records.digest(), store.ledger.digest()
     assert office.read(path)["state"] == "known"
-    assert house.node.store.records.digest() == digest
+    store = house.node.store
+    assert (store.records.digest(), store.ledger.digest()) == digests
 
 
 @pytest.mark.parametrize("after", range(4))
@@ -343,6 +356,8 @@ def test_C09_unknown_outcome_in_the_file(house: House, office: Office, kind: str
     assert house.states(1, date=DATE)[1:] == (captured_by_file(house), "CAPTURADA")
     sign = -1 if kind == "cash_out" else 1
     assert (house.available(), house.position()) == (house.holder.balance + sign * A, sign * A)
+    assert house.reserved() == 0
+    assert house.app(house.holder.card) == [("approved", A, BRANCH)]
 
 
 def test_C09_annulled_line_annuls(house: House, office: Office) -> None:
@@ -351,6 +366,7 @@ def test_C09_annulled_line_annuls(house: House, office: Office) -> None:
     told = office.read(office.write([office.line(reference, state="A")]))
     assert told["counts"] == {"annul": 1}
     assert house.states(1, date=DATE)[1:] == ("REVERSADA", "LIBERADA")
+    assert (house.available(), house.position()) == (house.holder.balance, 0)
 
 
 def test_C09_roles_apart(tmp_path: Path) -> None:
@@ -395,6 +411,7 @@ def test_X139_D13_C10_unknown_outcome_without_a_line(
         house.pass_time(2 * 3600)
     assert house.states(1, date=DATE)[1:] == ("REVERSADA", "LIBERADA")
     assert (house.available(), house.position(), house.reserved()) == (house.holder.balance, 0, 0)
+    assert house.app(house.holder.card) == [("released", A, BRANCH)]
 
 
 @pytest.mark.layouts("together")
@@ -419,6 +436,7 @@ def test_C10_line_that_refuses(house: House, office: Office, state: str) -> None
     next_morning(house)
     office.read(office.write([office.line(reference, state=state)]))
     assert house.states(1, date=DATE)[1:] == ("REVERSADA", "LIBERADA")
+    assert (house.available(), house.position()) == (house.holder.balance, 0)
 
 
 def test_C10_not_without_a_file_and_not_of_another_date(house: House, office: Office) -> None:
@@ -495,6 +513,9 @@ def test_C11_file_of_ceibo(house: House, office: Office) -> None:
     assert office.read(path, issuer="ceibo")["differences"] == {}
     empty = office.write([], version=2)
     assert office.read(empty, issuer="ceibo")["differences"] == {"ceibo distinto": 1}
+    if isinstance(house, Spread):
+        assert len(house.world.holds.sent("capture")) == 2
+    assert house.states(1, date=DATE)[1:] == ("CAPTURADA", "CAPTURADA")
     assert house.position() == -A  # asked again, it has no second effect
 
 
@@ -527,7 +548,11 @@ def test_C12_net_settlement(build: Build) -> None:
     house.cash_out(A)  # of the next window already
     with pytest.raises(ProvisioningError, match="not issued"):
         house.do("window_settle", number=1, name="net:0012", bank="bcp", signature=SIGNED)
-    house.do("window_issue", number=1)
+    issued = house.do("window_issue", number=1)
+    statements = write_statements(house.directory, issued)
+    assert [path.name for path in statements] == ["LIQ_0012_PYG_1.csv", "LIQ_0013_PYG_1.csv"]
+    amounts = [int(path.read_text().split(";")[-1]) for path in statements]
+    assert amounts == [2 * A, -2 * A]
     values = {"number": 1, "bank": "bcp", "signature": SIGNED}
     house.do("window_settle", name="net:0012", **values)
     assert house.position() == -A
@@ -602,7 +627,9 @@ def test_C13_manual_adjustment(house: House) -> None:
     assert house.available() == house.holder.balance - A + 5000
     event = next(e for e in house.audit() if e.what == "adjust")
     assert (event.who, event.second) == ("operator:ana", "operator:beto")
-    assert queries.adjustments(house.read_model())[0]["evidence_sha256"] == "ab" * 32
+    newest = queries.adjustments(house.read_model())[0]
+    signed = [newest[name] for name in ("author", "second", "reason", "evidence_sha256")]
+    assert signed == ["ana", "beto", "checked with the branch", "ab" * 32]
 
 
 @pytest.mark.parametrize(("outcome", "ceibo"), [("capture", "CAPTURADA"), ("release", "LIBERADA")])
@@ -616,6 +643,8 @@ def test_C13_two_persons_end_an_unknown_outcome(
         office.resolve(reference, "charge")
     office.resolve(reference, outcome)
     assert house.states(1)[2] == ceibo
+    moved = -A if outcome == "capture" else 0
+    assert (house.available(), house.position()) == (house.holder.balance + moved, moved)
     found = queries.operation(house.read_model(), reference)
     assert found is not None
     assert (found["case"]["author"], found["case"]["second"]) == ("ana", "beto")
@@ -717,7 +746,11 @@ def test_X143_not_received_says_the_user(
     house.do("case_dispute", **values)
     with pytest.raises(ProvisioningError, match="open"):
         house.do("case_dispute", **values)
-    assert house.position() == -A
+    # E5: all stands as it was found, and the cashier is told what he was told before.
+    assert house.states(1) == ("ENTREGADA", "CAPTURADA", "CAPTURADA")
+    assert (house.position(), house.available()) == (-A, house.holder.balance - A)
+    assert house.query(1).instruction == "NO_ENTREGUE"
+    assert office.open_cases() == {reference: "disputa"}
     evidence = queries.operation(house.read_model(), reference)
     at_red = queries.operation(nodes_of(house)["red"].read_model(), reference)
     assert evidence is not None
@@ -729,6 +762,9 @@ def test_X143_not_received_says_the_user(
         office.resolve(reference, outcome, signature=SIGNED | {"second": "Ana"})
     office.resolve(reference, outcome)
     assert (house.position(), house.available()) == (moved, house.holder.balance + moved)
+    found = queries.operation(house.read_model(), reference)
+    assert found is not None
+    assert (found["case"]["author"], found["case"]["second"]) == ("ana", "beto")
     assert all(verify(h.config, h.directory / "data").ok for h in all_of(house))
 
 
@@ -756,10 +792,14 @@ def test_X139_D13_the_daily_file_decides(house: House, office: Office, kind: str
     assert house.node.alarms["unconfirmed"] == 2
     next_morning(house)
     assert office.state(reference) == "RESPONDIDA"
-    letter = "C" if kind == "cash_out" else "D"
-    office.read(office.write([office.line(reference, kind=letter)]))
-    sign = -1 if kind == "cash_out" else 1
-    assert (house.available(), house.position()) == (house.holder.balance + sign * A, sign * A)
+    out, balance = kind == "cash_out", house.holder.balance
+    assert house.available() == balance - (A if out else 0)  # held; a credit is not spendable yet
+    assert (house.position(), house.reserved()) == (0, 0 if out else A)
+    office.read(office.write([office.line(reference, kind="C" if out else "D")]))
+    assert house.states(1, date=DATE)[1:] == (captured_by_file(house), "CAPTURADA")
+    sign = -1 if out else 1
+    assert (house.available(), house.position()) == (balance + sign * A, sign * A)
+    assert house.reserved() == 0
 
 
 @pytest.mark.parametrize(("kind", "end"), [("cash_out", "E5"), ("deposit", "F5")])
@@ -771,7 +811,17 @@ def test_K08_D14_no_hold_ends_by_time_alone(house: House, kind: str, end: str) -
     house.crash()
     silence(house)
     house.pass_time(120)
+    assert house.reserved() == (A if kind == "deposit" else 0)
     house.expect_end(1, end, A, date=DATE)
+
+
+def in_suspense(house: House) -> int:
+    balance = house.node.store.ledger.balance(account_id("ceibo:PYG:suspense"))
+    return 0 if balance is None else int(balance.credits_posted - balance.debits_posted)
+
+
+def told_in_the_app(house: House) -> set[str]:
+    return {what for what, _, _ in house.app(house.holder.card)}
 
 
 @pytest.mark.parametrize("outcome", ["capture", "charge"])
@@ -784,9 +834,11 @@ def test_D24_card_closed_before_the_credit(
     house.network(Confirm(2, reference, ""))
     assert house.states(1)[1:] == ("CAPTURADA", "CAPTURADA")
     assert (house.position(), house.available()) == (A, house.holder.balance)
+    assert (in_suspense(house), house.reserved()) == (A, 0)
     operation = house.at_sicoop(reference).operation  # type: ignore[union-attr]
     assert office.open_cases() == {NETWORK + operation: "en suspenso"}
     assert "suspense" in house.alarms()
+    assert "approved" not in told_in_the_app(house), "it is not his yet"
     assert all(verify(h.config, h.directory / "data").ok for h in all_of(house))
     with pytest.raises(ProvisioningError, match="closed"):
         office.resolve(operation, "capture", network=NETWORK)
@@ -799,6 +851,8 @@ def test_D24_card_closed_before_the_credit(
         house.do("conciliation_adjust", account=f"card:{holder.card}", **values)
     office.resolve(operation, outcome, network=NETWORK)
     assert house.available(holder) == holder.balance + A
+    assert (in_suspense(house), house.position()) == (0, A)  # which the network owes all the same
+    assert ("approved" in told_in_the_app(house)) is (outcome == "capture")
     assert office.open_cases() == {}
     with pytest.raises(ProvisioningError):
         office.resolve(operation, "capture", network=NETWORK)
@@ -817,7 +871,9 @@ def test_stuck_lists_what_needs_people(house: House, office: Office) -> None:
     assert ("case", "pagada por red") in whys
 
 
-def test_C14_altered_journal_is_named(house: House) -> None:
+@pytest.mark.parametrize("resealed", [False, True])
+def test_C14_altered_journal_is_named(house: House, resealed: bool) -> None:
+    """Also where its checksum was made right again: then the next group does not follow it."""
     house.cash_out(A)
     house.clock.advance(60)
     house.cash_out(A)  # a bad group with a good one behind it is no torn end
@@ -828,11 +884,20 @@ def test_C14_altered_journal_is_named(house: House) -> None:
         shutil.copytree(node.directory / "data", copy)
         segment = sorted((copy / "journal").iterdir())[0]
         data = bytearray(segment.read_bytes())
-        data[data.index(state.encode())] ^= 1
+        groups = parse_segment(bytes(data))
+        at = data.index(state.encode())
+        number = max(n for n, group in enumerate(groups) if group.offset <= at)
+        bad = groups[number]
+        data[at] ^= 1
+        if resealed:
+            body = data[bad.offset : bad.offset + bad.used]
+            body[12:16] = crc32c(bytes(body[:12] + body[16:])).to_bytes(4, "little")
+            data[bad.offset : bad.offset + bad.used] = body
+            bad = groups[number + 1]
         segment.write_bytes(data)
         report = verify(node.config, copy)
         assert not report.ok, role
-        assert segment.name in report.problems[0] or "offset" in report.problems[0]
+        assert report.problems[0].startswith(f"journal: segment 1, offset {bad.offset}: "), role
 
 
 def test_C15_unknown_terminal_or_branch(house: House, office: Office) -> None:

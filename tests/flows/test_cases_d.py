@@ -139,6 +139,7 @@ def test_D05_registration_fails(house: House) -> None:
     answer = house.query(1, "deposit")
     assert (answer.code, answer.state, answer.instruction) == ("96", "ERROR", "DEVUELVA")
     assert (house.states(1), pending(house)) == (("ERROR", "REVERSADA", "LIBERADA"), 0)
+    assert house.reserved() == 0
     house.expect_end(1, "F3", A)
 
 
@@ -150,6 +151,7 @@ def test_D05_answer_comes_too_late(house: House) -> None:
     assert (told.answer.code, told.answer.instruction) == ("91", "NO_RECIBA")
     port.tell()
     assert "late_answer" in house.alarms()
+    assert (pending(house), house.reserved()) == (0, 0)
     house.expect_end(1, "F3", A)
 
 

@@ -57,6 +57,7 @@ def test_D10_cash_taken_before_the_registration_failed(house: House, gives_back:
     closed = house.ask(ShiftClose(cashier=CASHIER, counted=TILL + kept, trace=2))
     assert (closed.expected, closed.difference) == (TILL, kept)
     assert ("till_difference" in house.alarms()) is not gives_back
+    assert house.reserved() == 0
     house.expect_end(1, "F3", A)
 
 

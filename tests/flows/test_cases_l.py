@@ -202,7 +202,7 @@ def test_L08_available_is_never_negative(house: House) -> None:
     house.expect_ends([(1, "E1", 1_000_000), (2, "E2", 1_000), (3, "E2", 1_000)])
 
 
-def test_L08_only_a_forced_capture_overdraws(house: House) -> None:
+def test_L08_X137_only_a_forced_capture_overdraws(house: House) -> None:
     """X137: the hold was dropped by mistake, its money was spent, and now the cash is out."""
     reference = house.reference(1)
     answer = house.network(house.hold(reference, A)).answer

@@ -178,6 +178,8 @@ def test_X137_hold_that_the_core_has_lost(world: Apart) -> None:
     world.pass_time(80)
     assert world.states(1) == ("REGISTRADA", "CAPTURADA", "CAPTURADA")
     assert "overdraft_exception" in world.ceibo.alarms()
+    [(_, account, amount, _)] = world.ceibo.node.store.ledger.forced()
+    assert (account, amount) == (world.ceibo.account(), A)
     world.expect_end(1, "E1", A)
 
 

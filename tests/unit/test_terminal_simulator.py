@@ -163,7 +163,7 @@ async def test_the_same_trace_twice_at_once(terminal: Terminal, host: Host) -> N
         asking.cancel_scope.cancel()
 
 
-async def test_no_answer_in_time(
+async def test_X102_no_answer_in_time(
     host: Host, terminal: Terminal, autojump_clock: trio.testing.MockClock
 ) -> None:
     host.mute = True
@@ -175,6 +175,18 @@ async def test_no_answer_in_time(
     await host.say(Answer(code="00", key="APROBADA", text="", trace=1))
     assert terminal.late == 1
     assert (await terminal.request(cash_out(2))).code == "00"
+
+
+async def test_X101_no_link_before_sending(nursery: trio.Nursery) -> None:
+    async def refused() -> trio.abc.Stream:
+        raise ConnectionRefusedError
+
+    terminal = Terminal("00000017", KEY, refused)
+    with pytest.raises(ConnectionRefusedError):
+        await terminal.sign_on(nursery)
+    with pytest.raises(OutcomeUnknown, match="never signed on"):
+        await terminal.request(cash_out(1))
+    assert (terminal.sessions, terminal.signed_on) == (0, False)
 
 
 async def test_what_the_peer_says_unasked(host: Host, terminal: Terminal) -> None:
