@@ -190,6 +190,7 @@ class Sicoop:
         self._networks: Networks | None = None
         self._askers: dict[str, tuple[Origin | None, int, str]] = {}  # of a `holder`, by our key
         self._asked = 0
+        self._unconfirmed: dict[str, int] = {}  # seconds of the last alarm, by reference
         self._watch = CashWatch(config.watch)
         self.alarmed = bytearray(NETWORKS_MAX)  # by number: percentage of its cap last reached
 
@@ -691,11 +692,12 @@ class Sicoop:
 
     def _ask_network(self, step: Step, operation: SicoopOperation) -> None:
         """Ask for the state in its register, again and again; the hold is kept meanwhile."""
-        every_s = self._config.budgets.confirm_s
         age_s = (step.now_ns - operation.history[-1][1]) // 1_000_000_000
+        told_s = self._unconfirmed.get(operation.reference, 0)
         for alarm_s in UNCONFIRMED_ALARMS_S:
-            if age_s - every_s < alarm_s <= age_s:
+            if told_s < alarm_s <= age_s:
                 step.alarm("unconfirmed", operation.reference, f"for {alarm_s} s")
+                self._unconfirmed[operation.reference] = alarm_s
         if self._networks is not None:
             self._networks.ask(step, operation.network, Status(0, operation.reference))
         self._expect_confirmation(step, operation)
@@ -847,6 +849,9 @@ class Sicoop:
 
     def _entomb(self, step: Step, m: Reverse) -> NetworkAnswer:
         parts = parse_reference(m.reference)
+        terminal = self._registry.terminal(parts.terminal)
+        if terminal is None or terminal.network != parts.network:
+            step.audit(parts.network, "reverse", m.reference, "25", "not its terminal", True)
         tomb = SicoopOperation(
             m.reference, parts.network, "", "cash_out", m.amount, "", parts.terminal, "", "", 0,
             step.now_ns, "", 0, NOTHING, code="25", key="ORIGINAL_NO_ENCONTRADO", reason=m.reason,
@@ -1100,6 +1105,7 @@ class Sicoop:
 
     def _move(self, operation: SicoopOperation, event: str, step: Step) -> None:
         operation.state = move(SICOOP, operation.state, event)
+        self._unconfirmed.pop(operation.reference, None)
         operation.history.append((operation.state, step.now_ns))
 
     def _load(self, reference: str) -> SicoopOperation | None:

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.timeout(300)
 IMAGES = Path(__file__).parents[2] / "docs" / "images" / "cip"
 PICTURES = os.environ.get("TRONCAL_SCREENSHOTS") == "1"
 WAIT_MS = 60_000
-IDLE_S = 12
+IDLE_S = 20
 PAN = "4111111111111111"
 both = pytest.mark.parametrize("variant", ["p0", "p1"])
 every = pytest.mark.parametrize("variant", ["p0", "p1", "full"])
@@ -139,6 +139,7 @@ def log_in(page: Any, world: World, password: str = "", user: str = "ana") -> No
 
 
 def fill(page: Any, amount: str = "150000", payer: str = "") -> None:
+    page.wait_for_url("**/cip/s/payment")  # and until all of it is there
     field = page.get_by_label("Monto en PYG")
     if field.count():
         field.fill(amount)
@@ -155,6 +156,7 @@ def pay(page: Any) -> str:
     page.get_by_role("button", name=re.compile("^Pagar ")).click()
     page.wait_for_url("**/cip/s/result")
     page.get_by_role("heading", name="Pago confirmado").wait_for()
+    page.wait_for_load_state()
     code: str = page.locator(".number").first.inner_text()
     assert is_code(normalise_code(code))
     return code
@@ -257,6 +259,7 @@ def test_h06_back_refresh_and_double_click(
     to_review(page, world, variant)
     page.get_by_role("button", name=re.compile("^Pagar ")).dblclick(no_wait_after=True)
     page.get_by_role("heading", name="Pago confirmado").wait_for()
+    page.wait_for_load_state()
     code = page.locator(".number").first.inner_text()
     page.reload()
     assert page.locator(".number").first.inner_text() == code
@@ -290,6 +293,7 @@ def test_h09_two_tabs_of_one_session(page: Any, world: World, made: Books, varia
     code = pay(second)
     page.get_by_role("link", name="Ir a la página actual").click()
     page.get_by_role("heading", name="Pago confirmado").wait_for()
+    page.wait_for_load_state()
     assert page.locator(".number").first.inner_text() == code
     assert [row["status"] for row in made().values()] == ["CONFIRMED"]
 
@@ -375,6 +379,12 @@ def test_f02_exit_then_back(page: Any, world: World) -> None:
 WRONG = "Los datos no son correctos. Revise e intente otra vez."
 
 
+def is_told_wrong(page: Any) -> bool:
+    page.get_by_role("alert").wait_for()
+    page.wait_for_load_state()
+    return bool(page.get_by_role("alert").inner_text() == WRONG)
+
+
 def test_h04_and_f01_wrong_credentials_then_locked(tmp_path: Path, browser: Any) -> None:
     """Retry, counted, then locked: the lock is told like any other mistake, in every mode."""
     settings = {"cip.auth_max_failures": 3, "cip.budget_auth_s": 20.0}
@@ -385,15 +395,15 @@ def test_h04_and_f01_wrong_credentials_then_locked(tmp_path: Path, browser: Any)
             page.goto(f"{world.url}/cip/")
             page.get_by_label("Aplicación").fill(application)
             log_in(page, world, user=user)
-            assert page.get_by_role("alert").inner_text() == WRONG
+            assert is_told_wrong(page)
         for variant in ("p0", "p1", "full"):  # ana has one try before the lock in each
             go(page, world, variant)
             log_in(page, world, "not the right one")
-            assert page.get_by_role("alert").inner_text() == WRONG
+            assert is_told_wrong(page)
         for variant in ("p0", "p1", "full"):
             go(page, world, variant)
             log_in(page, world)
-            assert page.get_by_role("alert").inner_text() == WRONG
+            assert is_told_wrong(page)
         with closing(Auditor(world)) as auditor:
             assert {row["status"] for row in auditor.rows().values()} == {"CREATED"}  # of p1
         provision(world.config, "cip_user_state", application=APP, user="ana", what="unlock")
@@ -472,6 +482,7 @@ def test_axe_finds_nothing_serious(plain: Any, world: World) -> None:
     found: dict[str, list[str]] = {}
 
     def look(name: str) -> None:
+        page.wait_for_load_state()  # half a page has findings of its own
         found[name] = axe.serious(page)
         picture(page, name)
 
@@ -479,6 +490,7 @@ def test_axe_finds_nothing_serious(plain: Any, world: World) -> None:
     look("full-login")
     page.get_by_label("Aplicación").fill(APP)
     log_in(page, world, "not the right one")
+    assert is_told_wrong(page)
     look("full-login-wrong")
     page.goto(f"{world.url}/pay/NOBODY")
     look("error")
@@ -505,6 +517,7 @@ def test_axe_finds_nothing_serious(plain: Any, world: World) -> None:
     pay(page)
     look("result")
     page.get_by_role("button", name="Volver al sitio").click()
+    page.wait_for_url("**/back?session=ses_*")
     page.goto(f"{world.url}/cip/s/result")
     look("over")
     go(page, world, "full")
@@ -568,10 +581,10 @@ def test_a_pending_page_refreshes_itself(page: Any, world: World) -> None:
     page.goto(f"{world.url}/cip/")
     page.get_by_label("Aplicación").fill(APP)
     log_in(page, world)
-    fill(page, "150073")
+    fill(page, "150072")  # pending after 3 s, known after 8 s
     page.get_by_role("button", name=re.compile("^Pagar ")).click()
     page.get_by_text("No vuelva a pagar").wait_for()
-    assert page.get_by_text("Referencia").is_visible()
+    page.get_by_text("Referencia").wait_for()
     picture(page, "pending")
     page.get_by_role("heading", name="Pago confirmado").wait_for()
 

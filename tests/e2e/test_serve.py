@@ -618,18 +618,23 @@ def test_P12_sigterm_lets_work_in_flight_be_answered(tmp_path: Path) -> None:
         node.ready()
         there = Place(site, node)
         wires = [there.signed_on(index) for index in range(8)]
-        sent = []
-        for wire in wires:
-            sent.append([there.deposit() for _ in range(MAX_IN_FLIGHT * 4)])
-            wire.send(*sent[-1])
-        node.signal(signal.SIGTERM)
+        sent = [[there.deposit() for _ in range(MAX_IN_FLIGHT * 4)] for _ in wires]
         told: list[dict[str, Any]] = []
+        for wire, messages in zip(wires, sent, strict=True):
+            wire.send(*messages[:MAX_IN_FLIGHT])
+        for wire in wires:  # each of them is at work when the signal comes
+            first = wire.receive()
+            assert first is not None
+            told.append(first)
+        for wire, messages in zip(wires, sent, strict=True):
+            wire.send(*messages[MAX_IN_FLIGHT:])
+        node.signal(signal.SIGTERM)
         for wire in wires:
             with wire:
                 while (answer := wire.receive()) is not None:
                     told.append(answer)
         assert node.wait() == 0
-        assert {answer["code"] for answer in told} <= {"00"}
+        assert {answer["code"] for answer in told} == {"00"}
         _nothing_else_happened(site, sent, told)
     finally:
         node.end()

@@ -44,8 +44,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Threaded]:
 
 @pytest.fixture(scope="module")
 def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Threaded]:
-    """The same with little patience: shops have 6 s, in which a browser shows the waiting page."""
-    values = {"ack_timeout_ms = 30_000": "ack_timeout_ms = 6_000"}
+    """The same with little patience: shops have 12 s, in which a browser shows the waiting page."""
+    values = {"ack_timeout_ms = 30_000": "ack_timeout_ms = 12_000"}
     with threaded(tmp_path_factory.mktemp("hasty") / "node", PLANS[:1], values) as found:
         yield found
 
@@ -96,16 +96,25 @@ def shop_of(world: Threaded, number: int = KIT) -> Shop:
     return world.world.shops[number]
 
 
-def buy(page: Any, world: Threaded, number: int = KIT, faults: Faults | None = None) -> str:
-    """Put something in the basket and go to Webpay; returns the order's number."""
-    shop = shop_of(world, number)
-    page.goto(f"http://127.0.0.1:{shop.site_port}/")
+def basket(page: Any, world: Threaded, number: int = KIT) -> str:
+    """Put something in the basket; returns the order's number, once its page is whole."""
+    page.goto(f"http://127.0.0.1:{shop_of(world, number).site_port}/")
     page.get_by_role("button", name="Yerba mate").click()
+    page.wait_for_url("**/orden/**")
     order: str = page.url.rpartition("/")[2]
+    return order
+
+
+def buy(
+    page: Any, world: Threaded, number: int = KIT, faults: Faults | None = None,
+    place: str = "pago",
+) -> str:  # fmt: skip
+    """Put something in the basket and go to Webpay; returns the order's number."""
+    order = basket(page, world, number)
     if faults is not None:
-        world.call_sync(shop.merchant.set_faults, order, faults)
+        world.call_sync(shop_of(world, number).merchant.set_faults, order, faults)
     page.get_by_role("button", name="Pagar con Webpay").click()
-    page.wait_for_url("**/webpay/pago/**")
+    page.wait_for_url(f"**/webpay/{place}/**")
     return order
 
 
@@ -121,11 +130,33 @@ def pay(page: Any) -> None:
     page.get_by_role("button", name="Pagar", exact=True).click()
 
 
+def corrected(page: Any, text: str = "escriba de nuevo") -> None:
+    """The form has come back, whole, and says what is wrong."""
+    page.get_by_role("alert").filter(has_text=text).wait_for()
+    page.wait_for_load_state()
+
+
+def refresh(page: Any) -> None:
+    """As a holder does; a page that renews itself may do so at the same moment, and then one of
+    the two is broken off."""
+    from playwright.sync_api import Error
+
+    for _ in range(5):
+        try:
+            page.reload()
+        except Error:
+            page.wait_for_load_state()
+        else:
+            return
+    raise AssertionError("the page cannot be renewed")
+
+
 def home(page: Any, *, paid: bool) -> None:
     """The shop's own page after the return; only what its closing page stored counts."""
-    page.wait_for_url("**/exito**" if paid else "**/fracaso**")
     title = "Gracias por su compra" if paid else "La orden no está pagada"
+    # Not first by the address: a navigation that is broken off on the way would end that wait.
     page.get_by_role("heading", name=title).wait_for()
+    page.wait_for_url("**/exito**" if paid else "**/fracaso**")
 
 
 def line(world: Threaded, order: str, number: int = KIT) -> bitacora.Record:
@@ -205,8 +236,7 @@ def test_wp_01_credit_is_paid_and_both_sides_say_so(page: Any, world: Threaded) 
     assert (*ended(record), record.value("pay_type")) == ("ACK", "0", "VN")
     page.goto(f"http://127.0.0.1:{shop.site_port}/bitacora")
     row = page.get_by_role("row").filter(has_text=order)
-    assert "CONFIRMED" in row.inner_text()
-    assert "ok" in row.inner_text()
+    row.filter(has_text="CONFIRMED").filter(has_text="ok").wait_for()
     picture(page, "09-bitacora")
 
 
@@ -366,7 +396,7 @@ def test_instalments_that_the_shop_has_fixed(page: Any, world: Threaded) -> None
     page.evaluate("document.querySelector('#cuotas option').value = 'VC-12'")
     fill(page, cuotas="VC-12")
     pay(page)
-    assert "Elija la cantidad de cuotas" in page.get_by_role("alert").inner_text()
+    corrected(page, "Elija la cantidad de cuotas")
     assert told(world, order, FIXED) == 0
     fill(page, cuotas="CI-6")
     pay(page)
@@ -380,12 +410,12 @@ def test_wrong_input_is_told_and_nothing_secret_comes_back(page: Any, world: Thr
     buy(page, world)
     fill(page, "4051885600446624", "VC-12")
     pay(page)
-    alert = page.get_by_role("alert")
-    assert "Revise el número de tarjeta" in alert.inner_text()
+    corrected(page, "Revise el número de tarjeta")
     assert page.get_by_label("Número de tarjeta").input_value() == ""
     assert page.get_by_label("Código de seguridad").input_value() == ""
     assert page.get_by_label("Cuotas").input_value() == "VC-12"
-    assert "4051" not in page.content() + page.url
+    # Six digits: addresses and nonces are hexadecimal, and have any four of them now and then.
+    assert not re.search("405188|446624", page.content() + page.url)
     picture(page, "05-datos-malos")
     fill(page)
     pay(page)
@@ -394,9 +424,11 @@ def test_wrong_input_is_told_and_nothing_secret_comes_back(page: Any, world: Thr
 
 def test_wp_46_the_third_bad_number_ends_it(page: Any, world: Threaded) -> None:
     order = buy(page, world)
-    for _ in range(3):
+    for tries in (1, 2, 3):
         fill(page, "4051885600446624")
         pay(page)
+        if tries < 3:
+            corrected(page, f"{tries} de 3 intentos")
     home(page, paid=False)
     assert (told(world, order), lines(world, order, wait_s=0)) == (0, [])
 
@@ -409,7 +441,7 @@ def test_wp_46_cancel(page: Any, world: Threaded) -> None:
 
 
 def test_wp_46_a_form_that_waits_too_long_expires_by_itself(plain: Any, brief: Threaded) -> None:
-    order = buy(plain, brief)
+    order = buy(plain, brief, place="*")  # on a slow machine the form is gone already
     plain.wait_for_url("**/webpay/final/**")
     plain.get_by_text("El tiempo para pagar terminó").wait_for()
     plain.get_by_role("button", name="Volver al comercio").click()
@@ -426,7 +458,7 @@ def test_wp_05_the_waiting_page_until_a_silent_shop_has_lost_its_sale(
     plain.wait_for_url("**/webpay/espera/**")
     plain.get_by_role("heading", name="Estamos procesando").wait_for()
     picture(plain, "06-espera")
-    plain.reload()
+    refresh(plain)
     plain.wait_for_url("**/webpay/final/**")
     plain.get_by_text("72 horas").wait_for()
     assert ended(line(hasty, order)) == ("ERR", "0")
@@ -470,7 +502,7 @@ def test_wp_45_back_and_refresh_pay_nothing_again(plain: Any, world: Threaded) -
     with thinking(world):
         pay(plain)
         plain.wait_for_url("**/webpay/espera/**")
-        plain.reload()
+        refresh(plain)
     plain.wait_for_url("**/webpay/final/**")
     final = plain.url
     plain.reload()
@@ -488,13 +520,12 @@ def test_wp_45_back_and_refresh_pay_nothing_again(plain: Any, world: Threaded) -
 def test_wp_43_the_same_request_again(page: Any, world: Threaded, browser: Any) -> None:
     """With the cookie to the present page, without it to an error; never to a second payment."""
     shop = shop_of(world)
-    page.goto(f"http://127.0.0.1:{shop.site_port}/")
-    page.get_by_role("button", name="Yerba mate").click()
-    order = page.url.rpartition("/")[2]
+    order = basket(page, world)
     fields = {
         field.get_attribute("name"): field.get_attribute("value")
         for field in page.locator("input[type=hidden]").all()
     }
+    assert "TBK_PARAM" in fields
     page.get_by_role("button", name="Pagar con Webpay").click()
     fill(page)
     pay(page)
@@ -530,6 +561,7 @@ def test_wp_42_an_order_started_again_ends_its_first_page(plain: Any, world: Thr
 
 def test_wp_47_a_browser_that_is_closed_changes_nothing(browser: Any, world: Threaded) -> None:
     context = browser.new_context()
+    context.set_default_timeout(PAY_MS)
     page = context.new_page()
     order = buy(page, world)
     fill(page)
@@ -545,9 +577,7 @@ def test_wp_47_a_browser_that_is_closed_changes_nothing(browser: Any, world: Thr
 
 def test_wp_53_the_success_page_alone_pays_nothing(page: Any, world: Threaded) -> None:
     shop = shop_of(world)
-    page.goto(f"http://127.0.0.1:{shop.site_port}/")
-    page.get_by_role("button", name="Yerba mate").click()
-    order = page.url.rpartition("/")[2]
+    order = basket(page, world)
     page.goto(f"http://127.0.0.1:{shop.site_port}/exito?TBK_ORDEN_COMPRA={order}")
     page.get_by_role("heading", name="La orden no está pagada").wait_for()
     stored = shop.merchant.orders.order(shop.code, order)
@@ -619,7 +649,7 @@ def test_credit_forms_without_scripts(
     order = buy(plain, world, number)
     fill(plain, "4051885600446624", cuotas)
     pay(plain)
-    plain.get_by_role("alert").wait_for()
+    corrected(plain)
     assert plain.get_by_label("Cuotas").input_value() == cuotas
     fill(plain, cuotas=cuotas)
     pay(plain)

@@ -454,16 +454,22 @@ def test_C10_K03_carried_over_the_evening(build: Build) -> None:
     office = office_of(house)
     house.pass_time(9 * 3600)  # 21:00
     reference = unconfirmed(house, 1)
+    assert house.cash_out(A, trace=2).code == "00"  # and one that was paid
+    paid = house.reference(2)
     house.pass_time(4 * 3600)
     assert office.read(office.write([]))["differences"] == {}
+    assert office.state(paid) == "CAPTURADA"
     house.pass_time(12 * 3600)
     assert office.state(reference) == "RESPONDIDA"
     house.pass_time(12 * 3600)
-    told = office.read(office.write([office.line(reference)], date="20261123"))
-    assert told["counts"] == {"capture": 1}
+    lines = [office.line(reference), office.line(paid)]
+    told = office.read(office.write(lines, date="20261123"))
+    assert told["counts"] == {"capture": 1, "conciliate": 1}
+    assert office.open_cases() == {}
     assert office.state(reference) == captured_by_file(house)
     assert house.states(1, date=DATE)[2] == "CAPTURADA"
-    assert house.position() == -A
+    assert house.states(2, date=DATE) == ("REGISTRADA", "CONCILIADA", "CAPTURADA")
+    assert (house.available(), house.position()) == (house.holder.balance - 2 * A, -2 * A)
 
 
 # ---- ceibo
@@ -805,12 +811,16 @@ def test_X139_D13_the_daily_file_decides(house: House, office: Office, kind: str
 @pytest.mark.parametrize(("kind", "end"), [("cash_out", "E5"), ("deposit", "F5")])
 def test_K08_D14_no_hold_ends_by_time_alone(house: House, kind: str, end: str) -> None:
     unconfirmed(house, 1, kind)
+    for _ in range(75):
+        house.pass_time(60)
+    assert house.node.alarms["unconfirmed"] == 2  # somebody is told, and that is all
     for _ in range(20):
         house.pass_time(86_400)
     assert house.states(1, date=DATE) == ("", "RESPONDIDA", "ACTIVA")
     house.crash()
     silence(house)
     house.pass_time(120)
+    assert house.node.alarms["unconfirmed"] == 2  # told again: nobody may have heard it before
     assert house.reserved() == (A if kind == "deposit" else 0)
     house.expect_end(1, end, A, date=DATE)
 

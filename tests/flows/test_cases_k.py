@@ -12,7 +12,7 @@ from protocols.messages import Confirm
 from switch.calendar import Calendar
 from switch.clock import iso_ms
 from tests.house import TERMINAL, House
-from tests.layouts import all_of
+from tests.layouts import all_of, office_of
 
 A = 150_000
 
@@ -43,6 +43,14 @@ def test_K02_hold_before_and_registration_after_midnight(house: House) -> None:
     day = house.node.calendar.business(house.clock.now_ns).number - 1
     assert house.node.store.ledger.usage(house.account(), "debit", "day", day) == (A, 1)
     house.expect_end(trace, "E1", A, date="20261122")
+    # One item of conciliation, in the file of the hold's date.
+    house.pass_time(3600)
+    office = office_of(house)
+    files = [office.make(date=date) for date in ("20261122", "20261123")]
+    reference = house.reference(trace, date="20261122").encode()
+    assert [path.read_bytes().count(reference) for path in files] == [1, 0]
+    assert office.read(files[0])["counts"] == {"conciliate": 1}
+    assert house.states(trace, date="20261122")[1] == "CONCILIADA"
 
 
 def test_K02_confirmed_the_next_day_by_a_network_elsewhere(house: House) -> None:

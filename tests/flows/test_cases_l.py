@@ -1,7 +1,7 @@
 """Group L: limits and ledger (acceptance specification, section 6)."""
 
 from core_ext import Batch, Result
-from protocols.messages import Confirm, Reverse
+from protocols.messages import Confirm, IssuerHold, Reverse
 from switch.flows.registry import account_id
 from tests.flows.conftest import Build
 from tests.house import NETWORK, OTHER_TERMINAL, TERMINAL, House
@@ -51,8 +51,24 @@ def test_L02_reversal_gives_the_limit_back(build: Build) -> None:
     house.network(house.hold(reference, A))
     assert house.network(Reverse(2, reference, A, "timeout")).answer.code == "00"
     assert usage(house, "day") == (0, 0)
+    assert house.states(1)[1:] == ("REVERSADA", "LIBERADA")
+    assert (house.available(), house.position()) == (house.holder.balance, 0)
     house.clock.advance(60)
     assert house.cash_out(A, trace=2).code == "00"
+    house.expect_end(2, "E1", A)
+
+
+def test_L02_release_gives_the_limit_back(build: Build) -> None:
+    """ceibo held, its answer was lost, and sicoop released by itself."""
+    house = build(limits=cap())
+    port = house.defer_issuer(IssuerHold)
+    told = house.send([(TERMINAL, house.request(house.trace(), A))])[0]
+    port.process()
+    assert usage(house, "day") == (A, 1)
+    house.pass_time(15)
+    assert told.answer.code == "91"
+    assert usage(house, "day") == (0, 0)
+    house.expect_end(1, "E2", A)
 
 
 def test_L02_annulment_gives_the_limit_back(build: Build) -> None:
@@ -71,7 +87,9 @@ def test_L03_reversal_on_the_next_day(build: Build) -> None:
     house.network(house.hold(reference, A))
     house.clock.advance(DAY_S)
     assert house.cash_out(A).code == "00"
-    house.network(Reverse(2, reference, A, "timeout"))
+    assert house.network(Reverse(2, reference, A, "timeout")).answer.code == "00"
+    assert house.states(1, date="20261130")[1:] == ("REVERSADA", "LIBERADA")
+    assert (house.available(), house.position()) == (house.holder.balance - A, -A)
     assert usage(house, "day") == (A, 1)
     assert usage(house, "day", date_back=1) == (0, 0)
     assert usage(house, "month") == (A, 1)

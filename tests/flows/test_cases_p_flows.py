@@ -35,6 +35,7 @@ def test_P04_a_slow_ceibo(world: Apart) -> None:
         world.holds.tell(late)
     assert world.late == 5
     world.run()
+    assert [len(one.messages) for one in told] == [1] * 5  # no approval follows the decline
     for trace in range(1, 6):
         assert world.states(trace) == ("RECHAZO_REGISTRADO", "VENCIDA", "LIBERADA")
     world.holds.policy = only("", "")
@@ -51,10 +52,10 @@ def test_P06_answers_never_come(world: Apart) -> None:
         told = world.deposit(trace, A)
         world.pass_time(16)
         assert (told.answer.code, told.answer.instruction) == ("91", "NO_RECIBA")
-    assert [world.states(trace)[2] for trace in range(1, 5)] == ["LIBERADA"] * 4
+        assert world.states(trace) == ("RECHAZO_REGISTRADO", "VENCIDA", "LIBERADA")
     assert "orphan_hold" in world.sicoop.alarms()
     assert (world.ceibo.available(), world.sicoop.position()) == (world.holder.balance, 0)
-    assert world.owed() == 0
+    assert (world.sicoop.reserved(), world.owed()) == (0, 0)
 
 
 def test_P08_disk_full_at_sicoop(world: Apart, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +70,8 @@ def test_P08_disk_full_at_sicoop(world: Apart, monkeypatch: pytest.MonkeyPatch) 
     refused = world.deposit(2, A)
     assert (refused.answer.code, refused.answer.instruction) == ("96", "NO_RECIBA")
     assert world.sicoop.at_sicoop(world.sicoop.reference(2)) is None
+    assert world.sicoop.reserved() == 0
+    assert world.query(2, "deposit").instruction == "DEVUELVA"
     world.pass_time(60)
     assert world.states(1) == ("ERROR", "REVERSADA", "LIBERADA")
     monkeypatch.undo()
@@ -80,6 +83,8 @@ def test_P10_partition_heals_after_two_hours(world: Apart) -> None:
     world.holds.policy = only("capture", "hold")
     for trace in (1, 2, 3):
         world.deposit(trace, A)
+    world.sessions.policy = only("hold", "drop_answer")
+    world.deposit(5, A)  # red never hears that it is held, and reverses it meanwhile: E3
     world.disconnect(world.holds)
     world.send(world.red.annulment(2, trace=4))
     world.pass_time(7200)
@@ -89,12 +94,14 @@ def test_P10_partition_heals_after_two_hours(world: Apart) -> None:
     world.connect()
     sent = [flight.what for flight in world.holds.history[before:]]
     # Of the annulled one the capture was lost with the connection: its annulment is what is owed.
-    assert sorted(sent) == ["annul", "capture", "capture"]
+    assert sorted(sent) == ["annul", "capture", "capture", "release"]
     assert world.ceibo.available() == 1_000_000 + 2 * A
+    assert (world.sicoop.position(), world.sicoop.reserved()) == (2 * A, 0)
     assert world.owed() == 0
-    ends = [world.states(trace)[0::2] for trace in (1, 2, 3)]
+    ends = [world.states(trace)[0::2] for trace in (1, 2, 3, 5)]
     assert ends == [
-        ("REGISTRADA", "CAPTURADA"), ("ANULADA", "LIBERADA"), ("REGISTRADA", "CAPTURADA")
+        ("REGISTRADA", "CAPTURADA"), ("ANULADA", "LIBERADA"), ("REGISTRADA", "CAPTURADA"),
+        ("ERROR", "LIBERADA"),
     ]  # fmt: skip
 
 
@@ -117,7 +124,23 @@ def test_P11_overload_is_shed_before_recibida_is_sent(world: Apart) -> None:
     world.holds.request = real  # type: ignore[method-assign]
     world.pass_time(60)
     assert world.owed() == 0
-    assert world.sicoop.reserved() == 0
+    assert (world.sicoop.position(), world.sicoop.reserved()) == (1000 * codes.count("00"), 0)
+    for trace, code in enumerate(codes, 1):
+        held = "CAPTURADA" if code == "00" else ""
+        assert world.states(trace)[2] == held
+
+
+@pytest.mark.layouts("apart")
+def test_P11_a_way_to_sicoop_that_takes_no_more(world: Apart) -> None:
+    """Shed at red: nothing has left it, nothing is owed, and the next one is served."""
+    real = world.sessions.request
+    world.sessions.request = lambda *_, **__: "full"  # type: ignore[method-assign]
+    told = world.deposit(1, A)
+    world.sessions.request = real  # type: ignore[method-assign]
+    assert (told.answer.code, told.answer.instruction) == ("91", "NO_RECIBA")
+    assert world.sessions.history == []
+    world.expect_end(1, "F0", A, kind="deposit")
+    assert world.deposit(2, A).answer.code == "00"
 
 
 def test_P11_a_full_ledger_sheds_before_anything_is_held(build: Build) -> None:
@@ -160,6 +183,7 @@ def test_P14_with_the_roles_apart(world: Apart) -> None:
     world.sicoop.do("maintenance", on=True)
     told = world.deposit(2, A)
     assert (told.answer.code, told.answer.key) == ("91", "MANTENIMIENTO")
+    assert told.answer.instruction == "NO_RECIBA"
     assert [notice.text for notice in world.red.notices] == ["Servicio en mantenimiento."]
     assert world.send(world.red.annulment(1, trace=3)).answer.code == "00"
     assert world.states(2)[0] == "ERROR"

@@ -72,6 +72,7 @@ def test_S05_names_are_harmless_where_they_are_shown(house: House, what: str) ->
         made = house.do("card_add", document="5555555", name=name, balance=0)
     except ProvisioningError:
         made = None
+    assert (made is None) == (what == "line"), "control characters, and nothing else"
     declared = {"name": name, "origin": name}
     answer = house.deposit(A, document="5555555" if made else house.holder.document,
                            declaration=declared)  # fmt: skip

@@ -146,8 +146,11 @@ def test_T07_third_wrong_code_locks(house: House) -> None:
 
 
 def test_T07_unknown_identity_locks_alike(house: House) -> None:
-    codes = [house.cash_out(A, document="9999999", token="123456").code for _ in range(4)]
-    assert codes == ["55", "55", "75", "75"]
+    told = [shown(house.cash_out(A, document="9999999", token="123456")) for _ in range(4)]
+    wrong = ("55", "CODIGO", "Documento o código no válido.")
+    locked = ("75", "CODIGO_BLOQUEADO", "Canal bloqueado: use la app.")
+    assert told == [wrong, wrong, locked, locked]
+    house.expect_ends([(trace, "E2", A) for trace in range(1, 5)])
     house.clock.advance(901)
     codes = [house.cash_out(A, document="9999999", token="123456").code for _ in range(3)]
     assert codes == ["55", "75", "75"]  # five in a row
@@ -207,8 +210,11 @@ def test_T08_user_unlocks_in_the_app(house: House) -> None:
     for _ in range(3):
         house.cash_out(A, token=house.wrong_code())
     house.do("card_unlock", card=house.holder.card)
+    assert tries(house) == (0, 0)  # both: what is wrong from now on is the first in a row
+    codes = [house.cash_out(A, token=house.wrong_code()).code for _ in range(2)]
+    assert codes == ["55", "55"]
     assert house.cash_out(A).code == "00"
-    house.expect_ends([*((trace, "E2", A) for trace in range(1, 4)), (4, "E1", A)])
+    house.expect_ends([*((trace, "E2", A) for trace in range(1, 6)), (6, "E1", A)])
 
 
 def test_T08_locks_survive_a_restart(house: House) -> None:
@@ -227,14 +233,20 @@ def test_T09_wrong_codes_over_terminals_and_networks(house: House) -> None:
         for terminal in (TERMINAL, OTHER_TERMINAL, "00008888")
     ]
     assert codes == ["55", "55", "75"]
+    assert tries(house) == (0, 3)
+    assert "locked" in [what for what, _, _ in house.app(house.holder.card)]
     assert house.cash_out(A).code == "75"
-    assert (house.available(), house.position()) == (house.holder.balance, 0)
+    house.expect_ends([(1, "E2", A), (4, "E2", A)])
+    house.expect_end(2, "E2", A, terminal=OTHER_TERMINAL)
 
 
 def test_T10_terminal_that_tries_many_cards(house: House) -> None:
     for i in range(20):
-        answer = house.cash_out(A, document=f"{9_000_000 + i}", token="123456", cashier=f"{i + 1}")
+        holder = house.add_card()
+        token = house.wrong_code(holder)
+        answer = house.cash_out(A, holder=holder, token=token, cashier=f"{i + 1}")
         assert answer.code == "55"
+        assert tries(house, holder) == (1, 1)
     assert "code_tries_terminal" in house.alarms()
     assert house.cash_out(A, cashier="700").code == "75"  # even a right code
     assert house.cash_out(A, terminal=OTHER_TERMINAL, cashier="700").code == "00"
@@ -247,6 +259,7 @@ def test_T10_cashier_who_tries_many_cards(build: Build) -> None:
     house = build(toml="[tokens]\nattempts_terminal = 10000\n")
     for i in range(20):
         house.cash_out(A, document=f"{9_000_000 + i}", token="123456", cashier="345")
+    assert "code_tries_terminal" in house.alarms()
     assert house.cash_out(A, terminal=OTHER_TERMINAL, cashier="345").code == "75"
     assert house.cash_out(A, cashier="346").code == "00"
 
@@ -444,11 +457,14 @@ def test_T21_no_code_and_no_seed_is_written_anywhere(
         "shift": shift_code,
         "supervisor": house.staff_code(supervisor),
     }
-    for name, person in (("totp", holder), ("wrong", holder), ("old", holder), ("ocra", bound),
-                         ("vale", vale)):  # fmt: skip
+    for name, person, key in (
+        ("totp", holder, "APROBADA"), ("wrong", holder, "CODIGO"),
+        ("old", holder, "CODIGO_VENCIDO"), ("ocra", bound, "APROBADA"), ("vale", vale, "APROBADA"),
+    ):  # fmt: skip
         answer = house.cash_out(A, holder=person, token=codes[name])
+        assert answer.key == key  # so each has come as far as it can
         assert codes[name] not in str(answer)
-    house.annul(1, supervisor_code=codes["supervisor"])
+    assert house.annul(1, supervisor_code=codes["supervisor"]).code == "00"
     port = house.defer_platform()
     house.send([(TERMINAL, house.request(house.trace(), A, token=codes["wrong"]))])
     held = port.sent[0].message

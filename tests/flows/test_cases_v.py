@@ -15,6 +15,7 @@ from switch.flows.registry import account_id
 from tests.apart import Apart, deliver, only
 from tests.flows.conftest import Build
 from tests.house import BRANCH, NETWORK, OTHER_TERMINAL, TERMINAL, House
+from tests.layouts import nodes_of
 
 A = 150_000
 DAY_S = 86_400
@@ -97,6 +98,20 @@ def test_V02_after_the_time_configured(build: Build) -> None:
     assert house.annul(1).code == "00"
     house.clock.advance(1)
     assert house.annul(2).code == "A1"
+    house.expect_ends([(1, "E4", A), (2, "E1", A)])
+
+
+def test_V02_settled_on_its_own_day(house: House) -> None:
+    """In time by the clock, but conciliated: only people may still adjust it."""
+    house.cash_out(A)
+    sicoop = nodes_of(house)["sicoop"]
+    with sicoop.step() as step:
+        assert sicoop.node.sicoop.conciliate(step, house.reference(1)) == "CONCILIADA"
+    answer = house.annul(1)
+    assert (answer.code, answer.text, answer.state) == ("A1", "Fuera de plazo.", "REGISTRADA")
+    assert answer.instruction == "ENTREGUE"
+    assert house.states(1) == ("REGISTRADA", "CONCILIADA", "CAPTURADA")
+    house.expect_end(1, "E1", A)
 
 
 def test_V02_sicoop_keeps_the_day_for_networks_elsewhere(house: House) -> None:
@@ -150,6 +165,7 @@ def test_V03_survives_midnight(house: House) -> None:
     house.clock.advance(10)
     again = house.annul(1, trace=trace, business_date=date)
     assert (again.code, again.duplicate) == ("00", True)
+    house.expect_end(1, "E4", A, date="20261122")
 
 
 def test_V04_ack_lost_between_terminal_and_red(house: House) -> None:
