@@ -552,6 +552,7 @@ class Red:
             self._store(original)
             self._settle(step, record)
         self._store(record)
+        self._note_newest(record, step)  # its trace is used up as well (I09)
         if record.owed:
             self._waiting[record.reference] = [(origin, m.trace)]
             step.arm("red", "annul", record.reference, self._config.budgets.red_s)
@@ -686,6 +687,8 @@ class Red:
         return about(operation, "APROBADA", trace=m.trace)
 
     def _last_operation(self, step: Step, terminal: Terminal, m: LastOperation) -> Answer:
+        """The state of now. By default that of the newest: where that is an annulment, of what it
+        annuls, under the annulment's trace, after which a terminal without a counter goes on."""
         if isinstance(m.original, int):
             operation = self._find(terminal, m.original, step.now_ns)
         else:
@@ -693,7 +696,10 @@ class Red:
             operation = None if newest is None else self._load(newest.decode())
         if operation is None:
             return _unknown(m.trace, m.original, m.kind)
-        return self._answer(operation, m.trace, duplicate=True, original=operation.trace)
+        trace = operation.trace
+        if not isinstance(m.original, int):
+            operation = self._meant(operation)
+        return self._answer(operation, m.trace, duplicate=True, original=trace)
 
     def _holder(
         self, step: Step, terminal: Terminal, m: Holder, origin: Origin | None

@@ -273,7 +273,10 @@ def test_I09_reinstalled_terminal_asks_where_it_was(house: House) -> None:
     house.cash_out(A, trace=41)
     house.annul(41, trace=42)
     newest = house.ask(LastOperation())
-    assert (newest.original, newest.state) == (41, "ANULADA")
+    assert (newest.original, newest.state) == (42, "ANULADA")  # an annulment takes a number, too
+    assert house.query(41).state == "ANULADA"
+    house.clock.advance(60)
+    assert house.cash_out(A, trace=newest.original + 1).code == "00"
     empty = house.ask(LastOperation(kind="deposit"), OTHER_TERMINAL)
     assert (empty.code, empty.instruction, empty.state) == ("25", "DEVUELVA", "DESCONOCIDA")
     house.clock.advance(60)
@@ -282,7 +285,7 @@ def test_I09_reinstalled_terminal_asks_where_it_was(house: House) -> None:
     assert (newest.original, newest.state, newest.instruction) == (77, "REGISTRADA", "ENTREGUE")
     house.clock.advance(60)
     assert house.cash_out(A, trace=newest.original + 1).code == "00"  # and goes on after it
-    house.expect_ends([(41, "E4", A), (77, "E1", A), (78, "E1", A)])
+    house.expect_ends([(41, "E4", A), (43, "E1", A), (77, "E1", A), (78, "E1", A)])
 
 
 def test_I10_two_sicoop_instances(house: House) -> None:

@@ -35,11 +35,11 @@ def test_newest_operation_of_a_terminal(house: House) -> None:
     assert house.ask(LastOperation()).original == 2
 
 
-def test_annulments_are_never_the_newest(house: House) -> None:
+def test_the_newest_is_no_annulment_but_under_its_trace(house: House) -> None:
     house.cash_out(A)
     house.annul(1, trace=2)
     newest = house.ask(LastOperation())
-    assert (newest.original, newest.state, newest.code) == (1, "ANULADA", "00")
+    assert (newest.original, newest.state, newest.code) == (2, "ANULADA", "00")
     by_its_trace = house.query(2)
     assert (by_its_trace.original, by_its_trace.state) == (1, "ANULADA")
     assert by_its_trace.instruction == "NO_ENTREGUE"
