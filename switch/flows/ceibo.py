@@ -332,6 +332,8 @@ class Ceibo:
     ) -> tuple[str, str]:
         """A code that proves no card: counted where it is a wrong one, and the holder is told."""
         hold.internal = proof.internal or proof.refusal.lower()
+        if proof.stale is not None:
+            step.notice(proof.stale.id, "clock", m.branch)  # the app shows how to correct it (T11)
         if not proof.counted:
             return "55", proof.refusal
         missed = self._desk.miss(locks, step.now_ns)

@@ -31,7 +31,8 @@ class Proof(Struct, frozen=True, gc=False):
 
     `refusal` is "" or the key of the response-code table; `counted` says that it is a wrong try.
     `step` is the time step to be consumed, 0 for vouchers; `voucher` the key of the voucher.
-    `internal` is the exact reason of a refused voucher, which the till is not told.
+    `internal` is the exact reason of a refused voucher, which the till is not told. `stale` is the
+    card whose code would have been right at another time: its owner's clock may be wrong.
     """
 
     card: Card | None
@@ -40,6 +41,7 @@ class Proof(Struct, frozen=True, gc=False):
     step: int = 0
     voucher: bytes = b""
     internal: str = ""
+    stale: Card | None = None
 
 
 class Missed(Struct, frozen=True, gc=False):
@@ -118,7 +120,7 @@ class TokenDesk:
             c for c in cards if self._ledger.locked_until(lock_key("card", c.id)) <= now_s
         ]
         hits: list[tuple[Card, int]] = []
-        used = expired = False
+        used, stale = False, None
         for mode, group, pad_to in self._by_mode(open_cards, amount):
             verdicts = self._match(mode, group, kind, amount, code, now_s, pad_to)
             for card, (verdict, step) in zip(group, verdicts, strict=True):
@@ -129,7 +131,7 @@ class TokenDesk:
                     else:
                         used = True
                 elif verdict == EXPIRED:
-                    expired = True
+                    stale = card
         if len(hits) == 1:
             return Proof(hits[0][0], step=hits[0][1])
         if len(hits) > 1:
@@ -139,8 +141,8 @@ class TokenDesk:
             return proof
         if used:
             return Proof(None, "CODIGO_USADO")
-        if expired:
-            return Proof(None, "CODIGO_VENCIDO")
+        if stale is not None:
+            return Proof(None, "CODIGO_VENCIDO", stale=stale)
         return Proof(None, "CODIGO", counted=True)
 
     def may_ask(self, network: str, terminal: str, cashier: str, now_s: int) -> bool:

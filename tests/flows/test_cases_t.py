@@ -17,7 +17,7 @@ from protocols.session.vocabulary import decoder
 from switch.flows.tokens import OCRA_SUITE, TokenDesk, lock_key, ocra_question
 from switch.journal.store import make_snapshot
 from tests.flows.conftest import Build
-from tests.house import NETWORK, OTHER_TERMINAL, TERMINAL, Holder, House
+from tests.house import BRANCH, NETWORK, OTHER_TERMINAL, TERMINAL, Holder, House
 from tests.layouts import all_of, nodes_of
 
 A = 150_000
@@ -287,6 +287,7 @@ def test_T11_phone_clock_ten_minutes_off(house: House, minutes: int) -> None:
     assert answer.key == "CODIGO_VENCIDO"
     assert tries(house) == (0, 0)
     house.expect_end(1, "E2", A)
+    assert house.app(house.holder.card) == [("clock", 0, BRANCH)]
 
 
 def test_T12_old_codes_are_dead_after_enrolment(house: House) -> None:
