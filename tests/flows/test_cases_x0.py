@@ -11,6 +11,7 @@ from protocols.session.vocabulary import decoder
 from switch.flows.tokens import lock_key
 from tests.flows.conftest import Build
 from tests.house import BRANCH, NETWORK, TERMINAL, House
+from tests.layouts import nodes_of
 
 REFUSED = "Documento o código no válido."
 NOT_APPROVED = "Operación no aprobada."
@@ -113,6 +114,8 @@ def test_X005_card_that_may_not_pay_out(house: House, why: str) -> None:
 def test_X006_wrong_code(house: House) -> None:
     answer = house.cash_out(A, token=house.wrong_code())
     assert (answer.code, answer.key, answer.text) == ("55", "CODIGO", REFUSED)
+    ledger = nodes_of(house)["ceibo"].node.store.ledger
+    assert ledger.attempts(lock_key("card", house.holder.card))[0] == 1
     house.expect_end(1, "E2", A)
 
 
