@@ -13,7 +13,7 @@ from switch.cli.base import Call, CliError, Command, Group, local_time, print_fi
 from switch.cli.provision import node_answers, provision
 from switch.config import Config
 from switch.flows import ticket
-from switch.flows.states import RED, REGISTRADA
+from switch.flows.states import ANULADA, RED, REGISTRADA
 from switch.journal import queries
 
 if TYPE_CHECKING:
@@ -137,10 +137,11 @@ def operation(
         raise click.UsageError("--unmask needs --by and --reason, and they need it")
     if not (number.isascii() and number.isdigit() and len(number) in (12, 26)):
         raise click.UsageError("REFERENCE has 26 digits, the number of an operation has 12")
-    found = queries.operation(read_model(call.config()), number)
+    path = read_model(call.config())
+    found = queries.operation(path, number)
     if found is None:
         raise CliError(f"there is no operation {number}", "`troncal operations` lists the newest")
-    found["control"] = _ticket_control(call.config(), found)
+    found["control"] = _ticket_control(call.config(), path, found)
     if shown is not None:
         _compare(shown, found["control"], number)
     if unmask:
@@ -149,25 +150,27 @@ def operation(
     call.answer(found, lambda: _print_operation(found))
 
 
-def _ticket_control(config: Config, found: dict[str, Any]) -> str:
-    """What the ticket of a registered operation proves itself with; "" where there is none, or the
-    master key cannot be read here."""
+def _ticket_control(config: Config, path: Path, found: dict[str, Any]) -> str:
+    """What the ticket of a registered operation, or of its annulment, proves itself with; "" where
+    there is none, or the master key cannot be read here."""
     registered = ("red", REGISTRADA)
     at_ns = [e["at_ns"] for e in found["timeline"] if (e["role"], e["state"]) == registered]
+    annuls = found["kind"] == "annul"  # its ticket is about what it annuls
+    about = queries.operation(path, found["original"]) if annuls else found
     master = master_key(config)
-    if not at_ns or master is None:
+    if not at_ns or about is None or master is None or (annuls and about["state"] != ANULADA):
         return ""
     return ticket.control(
         ticket.control_key(master.subkey("ticket")),
-        kind=found["kind"],
-        reference=found["reference"],
-        operation=found["operation"],
-        authorization=found["authorization"],
-        amount=found["amount"],
-        currency=found["currency"],
-        business_date=found["business_date"],
+        kind=about["kind"],
+        reference=about["reference"],
+        operation=about["operation"],
+        authorization=about["authorization"],
+        amount=about["amount"],
+        currency=about["currency"],
+        business_date=about["business_date"],
         hhmmss=config.calendar().local_time(at_ns[0]),
-        state=REGISTRADA,
+        state=ANULADA if annuls else REGISTRADA,
     )
 
 
@@ -180,8 +183,9 @@ def _compare(shown: str, expected: str, number: str) -> None:
         )
     if not ticket.control_matches(shown, expected):
         raise CliError(
-            f"a ticket with control {shown.strip()[:16]!r} is not that of operation {number}",
-            "read it again: eight digits or letters A to F; an annulment's ticket has another one",
+            f"a ticket with control {shown.strip()[:8]!r} is not that of operation {number}",
+            "read it again: eight digits or letters A to F; the ticket of an annulment goes with the"
+            " annulment's own reference",
         )
 
 

@@ -180,7 +180,7 @@ def test_a_day_at_the_till(cli: Cli, node: Serving, tmp_path: Path) -> None:
     )  # fmt: skip
     assert (annulled["code"], annulled["state"]) == ("00", "ANULADA")
     assert answer_of(cli("card", "show", shop.card, "--json"))["available"] == 850_000
-    _look_at_it_live(cli, paid, tmp_path)
+    _look_at_it_live(cli, paid, annulled, tmp_path)
     assert node.stop() == (0, b"")
     assert answer_of(cli("verify", "--json"))["operations"] == {
         "ANULADA": 1, "ENTREGADA": 1, "RECHAZO_REGISTRADO": 1,
@@ -188,7 +188,9 @@ def test_a_day_at_the_till(cli: Cli, node: Serving, tmp_path: Path) -> None:
     assert len(answer_of(cli("operations", "--json"))) == 4
 
 
-def _look_at_it_live(cli: Cli, paid: dict[str, Any], tmp_path: Path) -> None:
+def _look_at_it_live(
+    cli: Cli, paid: dict[str, Any], annulled: dict[str, Any], tmp_path: Path
+) -> None:  # fmt: skip
     """The tools beside the running node."""
     report = answer_of(cli("verify", "--json"))
     assert (report["ok"], report["registered_amount"]["cash_out"]) == (True, 150_000)
@@ -202,6 +204,12 @@ def _look_at_it_live(cli: Cli, paid: dict[str, Any], tmp_path: Path) -> None:
     other = cli("operation", paid["operation"], "--control", f"{int(control, 16) ^ 1:08X}")
     assert (other.exit_code, other.stdout) == (1, "")
     assert "is not that of operation" in other.stderr
+    # An annulment has a ticket and a control of its own.
+    control = annulled["ticket"][-1].split()[1]
+    whole = answer_of(cli("operation", annulled["operation"], "--json"))
+    (undo,) = whole["annulments"]
+    assert answer_of(cli("operation", undo["reference"], "--json"))["control"] == control
+    assert control != whole["control"] != ""
     assert answer_of(cli("snapshot", "--json"))["bytes"] > 0
     copy = answer_of(cli("backup", tmp_path / "copy", "--json"))
     assert copy["last_seq"] >= report["last_seq"]

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -326,97 +327,100 @@ async def test_P06_answers_never_come(tmp_path: Path) -> None:
 # ---- P07: a standby takes over -------------------------------------------------------------------
 
 
-async def test_P07_a_standby_takes_over_the_directory(tmp_path: Path) -> None:
+@dataclass
+class Standby:
+    """Three roles with an issuer of the tests, and what it takes for another sicoop to step in."""
+
+    three: Three
+    line: Relay  # between red and the first sicoop
+    other: Relay
+    issuer: Issuer
+    till: Till
+    nursery: trio.Nursery
+
+    async def take_over(self) -> None:
+        """The first is killed, and another starts on the same directory, at another address."""
+        await self.three.kill("sicoop")
+        self.line.refuse()
+        await self.three.start("sicoop")
+        self.other.target = self.three.apart.addresses["sicoop"]
+        await self.nursery.start(self.other.run)
+
+    async def has_holds(self, count: int) -> None:
+        """Until so many are at the issuer."""
+        with trio.fail_after(100):
+            while sum(self.issuer.states().values()) < count:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+
+
+@asynccontextmanager
+async def standby(
+    directory: Path, delay_s: float, *, link: str = LINK, **options: Any
+) -> AsyncIterator[Standby]:
     """The directory is on storage that both nodes reach; red knows both addresses."""
-    first, second = Relay(), Relay()
-    addresses = [first.address, second.address]
-    rules = (Rule(fault="delay", argument=0.6, operation="hold"),)
+    line, other = Relay(), Relay()
     async with AsyncExitStack() as stack:
         nursery = await stack.enter_async_context(trio.open_nursery())
+        addresses = [line.address, other.address]
         found = await stack.enter_async_context(
-            three(tmp_path, start=(), sicoop_at=addresses, toml={"sicoop": LINK})
+            three(directory, start=(), sicoop_at=addresses, toml={"sicoop": link}, **options)
         )
-        first.target = found.apart.addresses["sicoop"]
-        await nursery.start(first.run)
-        issuer = Issuer(found.apart, *rules)
+        line.target = found.apart.addresses["sicoop"]
+        await nursery.start(line.run)
+        issuer = Issuer(found.apart, Rule(fault="delay", argument=delay_s, operation="hold"))
         await issuer.listen(nursery)
         await found.start("sicoop", "red")
         one = await till(found, nursery)
         await through(one)
+        yield Standby(found, line, other, issuer, one, nursery)
+        await one.terminal.aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def test_P07_a_standby_takes_over_the_directory(tmp_path: Path) -> None:
+    async with standby(tmp_path, 0.6) as here:
         for _ in range(3):
-            await one.cash_out()
+            await here.till.cash_out()
         answers: list[Answer] = []
 
         async def ask() -> None:
-            answers.extend(await _together(one, 6))
+            answers.extend(await _together(here.till, 6))
 
         async with trio.open_nursery() as working:
             working.start_soon(ask)
-            with trio.fail_after(120):
-                while sum(issuer.states().values()) < 9:  # noqa: ASYNC110 (nothing signals it)
-                    await trio.sleep(0.01)
-            await found.kill("sicoop")
-            first.refuse()
-            # The standby: the same directory, another address.
-            await found.start("sicoop")
-            second.target = found.apart.addresses["sicoop"]
-            await nursery.start(second.run)
+            await here.has_holds(9)
+            await here.take_over()
         ends = Counter(answer.state for answer in answers)
         assert set(ends) <= {"REGISTRADA", "ERROR"}  # E1/E3
-        await through(one)
-        assert (await one.cash_out()).instruction == "ENTREGUE"
-        paid = sum(answer.state == "REGISTRADA" for answer in one.told.values())
-        await issuer.settled({"CAPTURADA": paid, "LIBERADA": 10 - paid})
-        red = Counter(operation.state for operation in found.at_red().values())
+        await through(here.till)
+        assert (await here.till.cash_out()).instruction == "ENTREGUE"
+        paid = sum(answer.state == "REGISTRADA" for answer in here.till.told.values())
+        await here.issuer.settled({"CAPTURADA": paid, "LIBERADA": 10 - paid})
+        red = Counter(operation.state for operation in here.three.at_red().values())
         assert red["REGISTRADA"] == paid
-        await one.terminal.aclose()
-        nursery.cancel_scope.cancel()
 
 
 async def test_P07_a_standby_knows_what_was_answered(tmp_path: Path) -> None:
     """RESPONDIDA at the stop: red has registered and paid, and its confirmations wait for whoever
     takes over."""
-    first, second = Relay(), Relay()
-    async with AsyncExitStack() as stack:
-        nursery = await stack.enter_async_context(trio.open_nursery())
-        found = await stack.enter_async_context(
-            three(
-                tmp_path, start=(), sicoop_at=[first.address, second.address],
-                toml={"sicoop": CALM}, values=STEADY,
-            )
-        )  # fmt: skip
-        first.target = found.apart.addresses["sicoop"]
-        await nursery.start(first.run)
-        issuer = Issuer(found.apart, Rule(fault="delay", argument=2.0, operation="hold"))
-        await issuer.listen(nursery)
-        await found.start("sicoop", "red")
-        one = await till(found, nursery)
-        await through(one)
+    async with standby(tmp_path, 2.0, link=CALM, values=STEADY) as here:
         answers: list[Answer] = []
 
         async def ask() -> None:
-            answers.extend(await _together(one, 6))
+            answers.extend(await _together(here.till, 6))
 
         async with trio.open_nursery() as working:
             working.start_soon(ask)
-            with trio.fail_after(60):
-                while sum(issuer.states().values()) < 6:  # noqa: ASYNC110 (nothing signals it)
-                    await trio.sleep(0.01)
-            first.hold("there")  # from now on sicoop speaks to red, and hears nothing
+            await here.has_holds(6)
+            here.line.hold("there")  # from now on sicoop speaks to red, and hears nothing
         assert {answer.instruction for answer in answers} == {"ENTREGUE"}
-        assert Counter(o.state for o in found.at_sicoop().values()) == {"RESPONDIDA": 6}
-        await found.kill("sicoop")
-        first.refuse()
-        await found.start("sicoop")
-        second.target = found.apart.addresses["sicoop"]
-        await nursery.start(second.run)
-        await issuer.settled({"CAPTURADA": 6})  # E1
-        await through(one)
-        assert (await one.cash_out()).instruction == "ENTREGUE"
-        await issuer.settled({"CAPTURADA": 7})
-        assert Counter(o.state for o in found.at_red().values()) == {"REGISTRADA": 7}
-        await one.terminal.aclose()
-        nursery.cancel_scope.cancel()
+        assert Counter(o.state for o in here.three.at_sicoop().values()) == {"RESPONDIDA": 6}
+        await here.take_over()
+        await here.issuer.settled({"CAPTURADA": 6})  # E1
+        await through(here.till)
+        assert (await here.till.cash_out()).instruction == "ENTREGUE"
+        await here.issuer.settled({"CAPTURADA": 7})
+        assert Counter(o.state for o in here.three.at_red().values()) == {"REGISTRADA": 7}
 
 
 # ---- P09: certificates ---------------------------------------------------------------------------

@@ -30,7 +30,7 @@ TORTURE = bool(os.environ.get("TRONCAL_TORTURE"))
 COUNT = 10_000 if TORTURE else 1_500
 WHOLE = pytest.mark.skipif(not TORTURE, reason="with TRONCAL_TORTURE=1")
 ASKED_BEFORE = COUNT * 2 // 3  # what is asked before the first kill
-DRAIN_S = 5.0 if TORTURE else 30.0  # the few of a short run say nothing about speed
+DRAIN_S = 5.0
 STOP_AT = COUNT * 3 // 4  # answers before the second kill; beyond `ASKED_BEFORE`, which goes first
 PERSONS = 20
 AMOUNT = 1_000
