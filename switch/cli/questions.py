@@ -184,7 +184,7 @@ def _compare(shown: str, expected: str, number: str) -> None:
     if not ticket.control_matches(shown, expected):
         raise CliError(
             f"a ticket with control {shown.strip()[:8]!r} is not that of operation {number}",
-            "read it again: eight digits or letters A to F; the ticket of an annulment goes with the"
+            "read it again: eight digits or letters A to F; that of an annulment goes with the"
             " annulment's own reference",
         )
 
